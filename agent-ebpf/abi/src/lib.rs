@@ -1,1 +1,392 @@
-//! Kernel and user types.
+//! The only types that cross between the kernel programs and the daemon.
+//!
+//! Fixed-width integers, `repr(C)`, no implicit padding, no `bool`, `Option` or `enum`: each
+//! side reads what the other wrote byte for byte. Sizes are asserted at the end of this file,
+//! so that both sides fail to compile when they stop agreeing.
+#![no_std]
+
+/// Version of everything in this file; pinned maps of another version are not adopted.
+pub const ABI_VERSION: u32 = 1;
+
+/// Most governed agents a policy may name: one bit each in [`NetRule::agents`].
+pub const MAX_AGENTS: usize = 64;
+/// Most data classes a policy may name: one bit each in [`Root::classes`].
+pub const MAX_CLASSES: usize = 64;
+/// Most network rules the kernel answers; further rules are judged in user space.
+pub const MAX_NET_RULES: usize = 128;
+/// Most holds pending at once; a further one is denied.
+pub const MAX_PENDING: u32 = 16_384;
+/// Most governed processes at once; a further fork fails with EAGAIN.
+pub const MAX_GOVERNED: u32 = 65_536;
+/// Slots of the verdict array; a hold's slot is `tid % VERDICT_SLOTS`.
+pub const VERDICT_SLOTS: u32 = 65_536;
+/// One more than the largest PID of a 64-bit kernel (`PID_MAX_LIMIT`).
+pub const PID_LIMIT: u32 = 4_194_304;
+/// Longest path shown to an approver, in bytes, NUL included. Display only.
+pub const PATH_LEN: usize = 1024;
+/// Longest unit or cgroup name matched in the kernel, NUL included.
+pub const CGROUP_NAME_LEN: usize = 128;
+/// Longest file-name suffix a glob is filtered by in the kernel.
+pub const SUFFIX_LEN: usize = 16;
+/// Deepest path walked; deeper counts as protected.
+pub const MAX_DEPTH: u32 = 64;
+
+/// Pseudo-agent of the daemon itself: never held, feeds the canary and the enrolment.
+pub const AGENT_DAEMON: u32 = 0xffff_fffe;
+
+/// What a governed process tries, as bits: an `open(O_RDWR)` is READ and WRITE at once.
+pub mod action {
+    pub const CONNECT: u32 = 1 << 0;
+    pub const SEND: u32 = 1 << 1;
+    pub const LISTEN: u32 = 1 << 2;
+    pub const READ: u32 = 1 << 3;
+    pub const WRITE: u32 = 1 << 4;
+    pub const DELETE: u32 = 1 << 5;
+    pub const EXEC: u32 = 1 << 6;
+    pub const PRIVILEGE: u32 = 1 << 7;
+    /// How many actions there are: the width of a row of path rules.
+    pub const COUNT: usize = 8;
+}
+
+/// What a verdict or a kernel rule says.
+pub mod verdict {
+    /// Nothing yet: still held.
+    pub const NONE: u32 = 0;
+    pub const ALLOW: u32 = 1;
+    /// The syscall fails with EPERM.
+    pub const DENY: u32 = 2;
+    /// The syscall fails with EINTR: a signal with a handler wants the program to stop.
+    pub const INTERRUPT: u32 = 3;
+    /// Kernel rules only: user space decides.
+    pub const ASK: u32 = 4;
+}
+
+/// How a thread waits. In [`Pending::mode`].
+pub mod mode {
+    /// Restart loop until the daemon parks the thread in a frozen cgroup.
+    pub const PARK: u32 = 0;
+    /// Group stop by SIGSTOP, ended by SIGCONT: the program handles SIGCONT itself, parking
+    /// was not possible, or the daemon is away.
+    pub const STOP: u32 = 1;
+}
+
+/// What the daemon is doing, in [`Daemon::state`].
+pub mod daemon {
+    /// Gone, or never there: new holds are denied, pending ones stay.
+    pub const AWAY: u32 = 0;
+    pub const LIVE: u32 = 1;
+    /// Restarting on purpose: new holds wait (stopped) until [`super::Daemon::grace_until_ns`].
+    pub const RESTARTING: u32 = 2;
+}
+
+/// Which hook saw an operation. Indexes the canary and count arrays.
+pub mod hook {
+    pub const SOCKET_CREATE: u32 = 0;
+    pub const SOCKET_CONNECT: u32 = 1;
+    pub const SOCKET_SENDMSG: u32 = 2;
+    pub const FILE_OPEN: u32 = 3;
+    pub const FILE_PERMISSION: u32 = 4;
+    pub const MMAP_FILE: u32 = 5;
+    pub const PATH_MKNOD: u32 = 6;
+    pub const TASK_ALLOC: u32 = 7;
+    pub const IO_URING: u32 = 8;
+    pub const FORK: u32 = 9;
+    pub const EXEC: u32 = 10;
+    pub const EXIT: u32 = 11;
+    pub const SIGNAL: u32 = 12;
+    pub const COUNT: usize = 16;
+}
+
+/// Why the kernel denied on its own. In [`Event::cause`] and the count array.
+pub mod cause {
+    pub const NONE: u32 = 0;
+    /// A rule of the policy.
+    pub const RULE: u32 = 1;
+    /// The daemon is away or its heartbeat is stale.
+    pub const DAEMON_AWAY: u32 = 2;
+    /// A map or the ring buffer is full.
+    pub const FULL: u32 = 3;
+    /// Not a syscall that can be restarted (io_uring, kernel thread, exiting, compat, …).
+    pub const CONTEXT: u32 = 4;
+    /// The thread-directed signal could not be sent.
+    pub const SIGNAL: u32 = 5;
+    /// Restarted too often without being parked.
+    pub const SPINNING: u32 = 6;
+    /// A socket family or type that is never governed safely.
+    pub const SOCKET_TYPE: u32 = 7;
+    pub const IO_URING: u32 = 8;
+    /// Governed by PID but its agent is unknown: the table was full at the fork.
+    pub const UNKNOWN_AGENT: u32 = 9;
+    /// The kernel could not read the object (fault, too deep, disconnected).
+    pub const UNREADABLE: u32 = 10;
+    /// Built in: the gateway, the daemon's own files.
+    pub const SELF_PROTECTION: u32 = 11;
+    pub const COUNT: usize = 16;
+}
+
+/// Where an object lives, in [`Key::kind`].
+pub mod object {
+    pub const SOCKET: u32 = 1;
+    pub const FILE: u32 = 2;
+    /// A name about to be created in a directory: `ino` is the directory's, `extra` a name hash.
+    pub const NEW_FILE: u32 = 3;
+}
+
+/// The kernel object and the act a verdict belongs to. Never a path or a PID alone.
+///
+/// SOCKET: `a` socket cookie, `b`/`c` the address as two big-endian halves (IPv4 is mapped to
+/// ::ffff:0:0/96), `extra` = protocol << 16 | port (host order).
+/// FILE: `a` s_dev, `b` i_ino, `c` i_generation, `extra` 0.
+/// `NEW_FILE`: `a` s_dev, `b` directory i_ino, `c` hash of the name, `extra` 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub kind: u32,
+    /// Bits of [`action`].
+    pub actions: u32,
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+    pub extra: u64,
+}
+
+/// A held thread. Key: TID. Written by the kernel only; full → the operation is denied.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    pub key: Key,
+    /// Unique since boot: CPU number << 48 | a counter of that CPU.
+    pub id: u64,
+    /// CLOCK_MONOTONIC nanoseconds when the hold began.
+    pub since_ns: u64,
+    /// CLOCK_MONOTONIC nanoseconds of the last wake-up sent for it.
+    pub woke_ns: u64,
+    /// `task_struct.start_boottime` of the thread-group leader, nanoseconds.
+    pub start_ns: u64,
+    /// Data classes of the object, one bit each.
+    pub classes: u64,
+    /// The thread's cgroup, `kernfs_node.id`.
+    pub cgroup: u64,
+    pub tid: u32,
+    pub tgid: u32,
+    pub agent: u32,
+    pub hook: u32,
+    /// One of [`mode`].
+    pub mode: u32,
+    /// How often the syscall has been restarted.
+    pub restarts: u32,
+    /// x86-64 syscall number.
+    pub syscall: u32,
+    /// 1: `path` is only a candidate for a glob; user space matches it before anyone is asked.
+    pub glob: u32,
+    pub comm: [u8; 16],
+    /// Display only: `bpf_d_path`, NUL-terminated; empty when the hook cannot tell.
+    pub path: [u8; PATH_LEN],
+}
+
+/// A published verdict, slot `tid % VERDICT_SLOTS`. Written by the daemon only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verdict {
+    /// [`Pending::id`] it belongs to; any other hold ignores it.
+    pub id: u64,
+    /// One of [`verdict`].
+    pub verdict: u32,
+    pub _pad: u32,
+}
+
+/// A governed process. Key: TGID.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Governed {
+    /// `start_boottime` of the process, nanoseconds: tells a reused PID.
+    pub start_ns: u64,
+    /// Index of the agent in the policy, or [`AGENT_DAEMON`].
+    pub agent: u32,
+    /// TGID of the process that entered governance first: the tree's root.
+    pub root: u32,
+}
+
+/// A protected root. Key: [`InodeKey`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Root {
+    /// Classes everything below carries.
+    pub classes: u64,
+    /// Classes that globs below may give; filtered by `suffix`, decided in user space.
+    pub glob_classes: u64,
+    /// Last bytes a file name must have for `glob_classes`; length 0: any.
+    pub suffix: [u8; SUFFIX_LEN],
+    pub suffix_len: u32,
+    pub _pad: u32,
+}
+
+/// An inode as the kernel knows it: `i_sb->s_dev` and `i_ino`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct InodeKey {
+    pub ino: u64,
+    pub dev: u32,
+    pub _pad: u32,
+}
+
+/// One network rule of the kernel's copy of the policy; first match wins.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NetRule {
+    /// Bit per agent.
+    pub agents: u64,
+    /// Network prefix, big-endian halves, IPv4 as ::ffff:0:0/96.
+    pub addr_hi: u64,
+    pub addr_lo: u64,
+    pub mask_hi: u64,
+    pub mask_lo: u64,
+    /// Inclusive port range.
+    pub port_lo: u16,
+    pub port_hi: u16,
+    /// IPPROTO_TCP, IPPROTO_UDP or 0 for both.
+    pub proto: u32,
+    /// ALLOW, DENY or ASK of [`verdict`].
+    pub verdict: u32,
+    /// Bits of [`action`]: CONNECT, SEND.
+    pub actions: u32,
+    /// Index of the rule in the policy, for counting; `u32::MAX`: built in.
+    pub rule: u32,
+    pub cause: u32,
+}
+
+/// Path rules of one agent and one action, by class. A class in neither is asked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PathRule {
+    pub allow: u64,
+    pub deny: u64,
+}
+
+/// Number of [`PathRule`]s in one bank.
+pub const PATH_RULES: usize = MAX_AGENTS * action::COUNT;
+
+/// The daemon's switchboard, one entry. Two banks of rules; a reload fills the idle one and
+/// flips `bank` last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Daemon {
+    pub abi: u32,
+    /// One of [`daemon`].
+    pub state: u32,
+    pub tgid: u32,
+    /// 0 or 1.
+    pub bank: u32,
+    pub net_rules: [u32; 2],
+    /// CLOCK_MONOTONIC nanoseconds of the last heartbeat.
+    pub heartbeat_ns: u64,
+    pub grace_until_ns: u64,
+}
+
+/// A heartbeat older than this means the daemon is away.
+pub const HEARTBEAT_STALE_NS: u64 = 10_000_000_000;
+/// A spinning hold wakes the daemon again after this.
+pub const WAKE_AGAIN_NS: u64 = 2_000_000;
+/// Spinning longer than this without being parked turns into [`mode::STOP`].
+pub const SPIN_LIMIT_NS: u64 = 2_000_000_000;
+
+/// A wake-up through the ring buffer. The PENDING map is the truth; a lost event costs time only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event {
+    /// One of [`event`].
+    pub kind: u32,
+    pub tid: u32,
+    pub tgid: u32,
+    pub agent: u32,
+    /// Hold id, or 0.
+    pub id: u64,
+    /// HELD: 0. RESUMED: the verdict applied. DENIED: one of [`cause`]. SIGNAL: the signal.
+    pub cause: u32,
+    pub hook: u32,
+    /// DENIED: what was tried.
+    pub key: Key,
+}
+
+pub mod event {
+    /// A thread is held, or is spinning again.
+    pub const HELD: u32 = 1;
+    /// The kernel applied a verdict: the syscall is on its way.
+    pub const RESUMED: u32 = 2;
+    /// The hold was left without a verdict (another syscall took its place).
+    pub const ABANDONED: u32 = 3;
+    /// The kernel denied on its own.
+    pub const DENIED: u32 = 4;
+    /// A signal was sent to a process that has a held thread.
+    pub const SIGNAL: u32 = 5;
+    /// A process entered governance by exec, user, unit or cgroup.
+    pub const ENTERED: u32 = 6;
+    /// A governed process is gone (its last thread).
+    pub const EXITED: u32 = 7;
+}
+
+/// Byte offsets of kernel fields, resolved by the daemon from the running kernel's BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offsets {
+    pub task_flags: u32,
+    pub task_pid: u32,
+    pub task_tgid: u32,
+    pub task_group_leader: u32,
+    pub task_start_boottime: u32,
+    pub task_signal: u32,
+    pub task_sighand: u32,
+    pub task_status: u32,
+    pub signal_live: u32,
+    /// To `action[SIGCONT - 1].sa.sa_handler`.
+    pub sighand_cont_handler: u32,
+    pub file_inode: u32,
+    pub file_path: u32,
+    pub file_mode: u32,
+    pub file_flags: u32,
+    pub path_mnt: u32,
+    pub path_dentry: u32,
+    pub mnt_root: u32,
+    pub dentry_parent: u32,
+    pub dentry_inode: u32,
+    pub dentry_sb: u32,
+    pub dentry_name: u32,
+    pub dentry_name_len: u32,
+    pub sb_dev: u32,
+    pub sb_root: u32,
+    pub inode_sb: u32,
+    pub inode_ino: u32,
+    pub inode_mode: u32,
+    pub inode_generation: u32,
+    pub sock_sk: u32,
+    pub sock_type: u32,
+    pub sk_family: u32,
+    pub sk_protocol: u32,
+    pub msg_name: u32,
+    pub msg_namelen: u32,
+    pub msg_flags: u32,
+    pub qstr_name: u32,
+    pub cgroup_kn: u32,
+    pub kn_name: u32,
+    pub kn_id: u32,
+    pub bprm_file: u32,
+    pub bprm_cred: u32,
+    pub cred_uid: u32,
+    pub regs_orig_ax: u32,
+    pub _pad: u32,
+}
+
+// SAFETY-RELEVANT: both sides are compiled against these; a change must bump ABI_VERSION.
+const _: () = {
+    assert!(size_of::<Key>() == 40);
+    assert!(size_of::<Pending>() == 40 + 6 * 8 + 8 * 4 + 16 + PATH_LEN);
+    assert!(size_of::<Verdict>() == 16);
+    assert!(size_of::<Governed>() == 16);
+    assert!(size_of::<Root>() == 40);
+    assert!(size_of::<InodeKey>() == 16);
+    assert!(size_of::<NetRule>() == 64);
+    assert!(size_of::<PathRule>() == 16);
+    assert!(size_of::<Daemon>() == 40);
+    assert!(size_of::<Event>() == 72);
+    assert!(size_of::<Offsets>() == 44 * 4);
+};

@@ -1,0 +1,1 @@
+//! Proof that enforcement is live.

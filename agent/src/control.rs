@@ -1,0 +1,1 @@
+//! The local control socket: its words and its door.

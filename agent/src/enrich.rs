@@ -1,0 +1,1 @@
+//! What /proc adds to a request, for the people who read it.

@@ -1,0 +1,1 @@
+//! Pending holds, deadlines, grants. Pure.

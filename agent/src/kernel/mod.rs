@@ -1,0 +1,1 @@
+//! The only unsafe: programs, maps, offsets, pidfds.

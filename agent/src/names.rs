@@ -1,0 +1,1 @@
+//! Names in rules, resolved and kept fresh.

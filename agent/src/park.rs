@@ -1,0 +1,1 @@
+//! Threads into the freezer and out again.

@@ -1,0 +1,1 @@
+//! The policy file: parsed into types that cannot be wrong.
