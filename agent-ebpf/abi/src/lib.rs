@@ -29,10 +29,7 @@ pub const CGROUP_NAME_LEN: usize = 128;
 /// Longest file-name suffix a glob is filtered by in the kernel.
 pub const SUFFIX_LEN: usize = 16;
 /// Deepest path walked; deeper counts as protected.
-pub const MAX_DEPTH: u32 = 64;
-
-/// Pseudo-agent of the daemon itself: never held, feeds the canary and the enrolment.
-pub const AGENT_DAEMON: u32 = 0xffff_fffe;
+pub const MAX_DEPTH: u32 = 320;
 
 /// What a governed process tries, as bits: an `open(O_RDWR)` is READ and WRITE at once.
 pub mod action {
@@ -63,11 +60,13 @@ pub mod verdict {
 
 /// How a thread waits. In [`Pending::mode`].
 pub mod mode {
+    /// The entry is still being written: not yet a hold.
+    pub const WRITING: u32 = 0;
     /// Restart loop until the daemon parks the thread in a frozen cgroup.
-    pub const PARK: u32 = 0;
+    pub const PARK: u32 = 1;
     /// Group stop by SIGSTOP, ended by SIGCONT: the program handles SIGCONT itself, parking
     /// was not possible, or the daemon is away.
-    pub const STOP: u32 = 1;
+    pub const STOP: u32 = 2;
 }
 
 /// What the daemon is doing, in [`Daemon::state`].
@@ -155,12 +154,16 @@ pub struct Key {
 #[derive(Clone, Copy, Debug)]
 pub struct Pending {
     pub key: Key,
-    /// Unique since boot: CPU number << 48 | a counter of that CPU.
+    /// Unique since boot: a counter; 62 bits, see [`publish`].
     pub id: u64,
     /// CLOCK_MONOTONIC nanoseconds when the hold began.
     pub since_ns: u64,
     /// CLOCK_MONOTONIC nanoseconds of the last wake-up sent for it.
     pub woke_ns: u64,
+    /// … of its last restart, and of the first of an unbroken run of them: a parked thread
+    /// leaves a gap.
+    pub seen_ns: u64,
+    pub spin_ns: u64,
     /// `task_struct.start_boottime` of the thread-group leader, nanoseconds.
     pub start_ns: u64,
     /// Data classes of the object, one bit each.
@@ -184,15 +187,40 @@ pub struct Pending {
     pub path: [u8; PATH_LEN],
 }
 
-/// A published verdict, slot `tid % VERDICT_SLOTS`. Written by the daemon only.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Verdict {
-    /// [`Pending::id`] it belongs to; any other hold ignores it.
-    pub id: u64,
-    /// One of [`verdict`].
-    pub verdict: u32,
-    pub _pad: u32,
+/// A published verdict: one word in slot `tid % VERDICT_SLOTS`, stored whole, so that an id never
+/// meets another hold's verdict. Written by the daemon only.
+#[must_use]
+pub const fn publish(id: u64, verdict: u32) -> u64 {
+    id << 2 | (verdict & 3) as u64
+}
+
+/// The verdict a published word holds for hold `id`; NONE when it is another hold's.
+#[must_use]
+pub const fn published(word: u64, id: u64) -> u32 {
+    if word >> 2 == id {
+        (word & 3) as u32
+    } else {
+        verdict::NONE
+    }
+}
+
+/// Bytes of the PID table in one array element.
+pub const PID_PAGE: u32 = 4096;
+/// In the PID table: nobody's business.
+pub const PID_FREE: u8 = 0;
+/// In the PID table: governed, but by an agent that could not be told. Everything is denied.
+pub const PID_UNKNOWN: u8 = 0xfe;
+/// In the PID table: the daemon.
+pub const PID_DAEMON: u8 = 0xff;
+
+/// The PID table's byte of a governed process: its agent + 1.
+#[must_use]
+pub const fn pid_byte(agent: u32) -> u8 {
+    if agent < MAX_AGENTS as u32 {
+        agent as u8 + 1
+    } else {
+        PID_UNKNOWN
+    }
 }
 
 /// A governed process. Key: TGID.
@@ -201,10 +229,14 @@ pub struct Verdict {
 pub struct Governed {
     /// `start_boottime` of the process, nanoseconds: tells a reused PID.
     pub start_ns: u64,
-    /// Index of the agent in the policy, or [`AGENT_DAEMON`].
+    /// Index of the agent in the policy.
     pub agent: u32,
     /// TGID of the process that entered governance first: the tree's root.
     pub root: u32,
+    /// CLOCK_MONOTONIC nanoseconds of the last SIGNAL event.
+    pub signal_ns: u64,
+    /// How many of its threads are held.
+    pub held: u64,
 }
 
 /// A protected root. Key: [`InodeKey`].
@@ -215,10 +247,12 @@ pub struct Root {
     pub classes: u64,
     /// Classes that globs below may give; filtered by `suffix`, decided in user space.
     pub glob_classes: u64,
-    /// Last bytes a file name must have for `glob_classes`; length 0: any.
-    pub suffix: [u8; SUFFIX_LEN],
-    pub suffix_len: u32,
-    pub _pad: u32,
+    /// The last 16 bytes of a file name, as two little-endian words …
+    pub suffix: [u64; 2],
+    /// … and which of their bits must match for `glob_classes`; 0: any name.
+    pub mask: [u64; 2],
+    /// Shortest name that can match.
+    pub min_len: u64,
 }
 
 /// An inode as the kernel knows it: `i_sb->s_dev` and `i_ino`.
@@ -281,12 +315,17 @@ pub struct Daemon {
     /// CLOCK_MONOTONIC nanoseconds of the last heartbeat.
     pub heartbeat_ns: u64,
     pub grace_until_ns: u64,
+    /// How many protected roots there are; 0 spares every walk.
+    pub roots: u32,
+    pub _pad: u32,
 }
 
 /// A heartbeat older than this means the daemon is away.
 pub const HEARTBEAT_STALE_NS: u64 = 10_000_000_000;
 /// A spinning hold wakes the daemon again after this.
 pub const WAKE_AGAIN_NS: u64 = 2_000_000;
+/// A pause between two restarts longer than this: the thread was parked meanwhile.
+pub const SPIN_GAP_NS: u64 = 50_000_000;
 /// Spinning longer than this without being parked turns into [`mode::STOP`].
 pub const SPIN_LIMIT_NS: u64 = 2_000_000_000;
 
@@ -308,6 +347,7 @@ pub struct Event {
     pub key: Key,
 }
 
+/// Kinds of [`Event`].
 pub mod event {
     /// A thread is held, or is spinning again.
     pub const HELD: u32 = 1;
@@ -373,20 +413,50 @@ pub struct Offsets {
     pub bprm_cred: u32,
     pub cred_uid: u32,
     pub regs_orig_ax: u32,
-    pub _pad: u32,
+    pub sb_flags: u32,
 }
 
-// SAFETY-RELEVANT: both sides are compiled against these; a change must bump ABI_VERSION.
+/// Indexes of the per-CPU counters.
+pub mod count {
+    use super::{cause, hook};
+
+    /// + hook: allowed by a kernel rule.
+    pub const ALLOWED: u32 = 0;
+    /// + hook: held.
+    pub const HELD: u32 = hook::COUNT as u32;
+    /// + cause: denied by the kernel on its own.
+    pub const DENIED: u32 = 2 * hook::COUNT as u32;
+    /// Restarts of held syscalls.
+    pub const RESTARTS: u32 = DENIED + cause::COUNT as u32;
+    pub const LEN: u32 = RESTARTS + 16;
+}
+
+// A change of any of these must bump ABI_VERSION.
 const _: () = {
     assert!(size_of::<Key>() == 40);
-    assert!(size_of::<Pending>() == 40 + 6 * 8 + 8 * 4 + 16 + PATH_LEN);
-    assert!(size_of::<Verdict>() == 16);
-    assert!(size_of::<Governed>() == 16);
-    assert!(size_of::<Root>() == 40);
+    assert!(size_of::<Pending>() == 40 + 8 * 8 + 8 * 4 + 16 + PATH_LEN);
+    assert!(size_of::<Governed>() == 32);
+    assert!(size_of::<Root>() == 56);
     assert!(size_of::<InodeKey>() == 16);
     assert!(size_of::<NetRule>() == 64);
     assert!(size_of::<PathRule>() == 16);
-    assert!(size_of::<Daemon>() == 40);
+    assert!(size_of::<Daemon>() == 48);
     assert!(size_of::<Event>() == 72);
     assert!(size_of::<Offsets>() == 44 * 4);
 };
+
+#[cfg(feature = "user")]
+mod user {
+    //! SAFETY of all: `repr(C)`, integers only, no padding (asserted above): any bytes are valid.
+    use super::*;
+    unsafe impl aya::Pod for Key {}
+    unsafe impl aya::Pod for Pending {}
+    unsafe impl aya::Pod for Governed {}
+    unsafe impl aya::Pod for Root {}
+    unsafe impl aya::Pod for InodeKey {}
+    unsafe impl aya::Pod for NetRule {}
+    unsafe impl aya::Pod for PathRule {}
+    unsafe impl aya::Pod for Daemon {}
+    unsafe impl aya::Pod for Event {}
+    unsafe impl aya::Pod for Offsets {}
+}

@@ -1,0 +1,447 @@
+//! The one decision: a rule of the kernel's copy of the policy, an earlier verdict, or a hold.
+//!
+//! A hold (order matters, see `hold`): PENDING entry → thread-directed SIGSTOP and SIGCONT →
+//! event → -ERESTARTNOINTR. SIGCONT flushes the SIGSTOP but TIF_SIGPENDING stays, so the
+//! syscall restarts and meets the hook again, until the daemon parks the thread in a frozen
+//! cgroup and, later, publishes a verdict and lets it go.
+use aya_ebpf::helpers::{
+    bpf_d_path, bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_ns,
+    generated::{
+        bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_send_signal_thread,
+        bpf_task_pt_regs,
+    },
+};
+use syshold_abi::{
+    Event, HEARTBEAT_STALE_NS, Key, MAX_AGENTS, MAX_NET_RULES, PATH_LEN, PATH_RULES, Pending,
+    SPIN_GAP_NS, SPIN_LIMIT_NS, VERDICT_SLOTS, WAKE_AGAIN_NS, action, cause, count, daemon, event, hook, mode,
+    published, verdict,
+};
+
+use crate::{
+    field::{Kernel, add, load, offset},
+    identity::Current,
+    maps::{
+        BLANK, COUNTS, DAEMON, EVENTS, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, VERDICTS,
+    },
+};
+
+const EPERM: i32 = 1;
+const EINTR: i32 = 4;
+const ERESTARTNOINTR: i32 = 513;
+const SIGCONT: u32 = 18;
+const SIGSTOP: u32 = 19;
+
+/// What becomes of the syscall.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Go,
+    Deny,
+    Interrupt,
+    /// Held: it restarts and asks again.
+    Restart,
+}
+
+impl Answer {
+    /// The hook's return value.
+    #[inline(always)]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Go => 0,
+            Self::Deny => -EPERM,
+            Self::Interrupt => -EINTR,
+            Self::Restart => -ERESTARTNOINTR,
+        }
+    }
+}
+
+/// What a hook found out about a sensitive operation.
+pub struct What {
+    pub hook: u32,
+    pub key: Key,
+    /// Data classes of a file.
+    pub classes: u64,
+    /// Classes that a glob may add.
+    pub glob: u64,
+}
+
+/// How people will see the object.
+pub enum Display {
+    None,
+    /// `struct path`, in hooks that may call `bpf_d_path`.
+    Path(Kernel),
+    /// A NUL-terminated kernel string.
+    Name(*const u8),
+}
+
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Wakes the daemon. False: the ring buffer is full.
+#[inline(always)]
+pub fn emit(event: &Event) -> bool {
+    EVENTS.output::<Event>(event, 0).is_ok()
+}
+
+#[inline(always)]
+pub fn bump(index: u32) {
+    if let Some(count) = COUNTS.get_ptr_mut(index) {
+        // SAFETY: this CPU's word; a lost count under preemption is a statistic.
+        unsafe { *count += 1 };
+    }
+}
+
+/// The kernel denies on its own: counted and told.
+#[inline(always)]
+pub fn deny(who: &Current, what: &What, why: u32) -> Answer {
+    bump(count::DENIED + why);
+    emit(&Event {
+        kind: event::DENIED,
+        tid: who.tid,
+        tgid: who.tgid,
+        agent: who.agent(),
+        id: 0,
+        cause: why,
+        hook: what.hook,
+        key: what.key,
+    });
+    Answer::Deny
+}
+
+/// A sensitive operation of a governed thread. `remembered`: an earlier verdict for this very
+/// object still holds.
+#[inline(always)]
+pub unsafe fn decide(
+    who: &Current,
+    what: &What,
+    display: Display,
+    remembered: impl FnOnce() -> bool,
+    remember: impl FnOnce(),
+) -> Answer {
+    let agent = who.agent();
+    if agent >= MAX_AGENTS as u32 {
+        return deny(who, what, cause::UNKNOWN_AGENT);
+    }
+    let rule = if what.key.kind == syshold_abi::object::SOCKET {
+        network_rule(agent, &what.key)
+    } else {
+        path_rule(agent, what)
+    };
+    match rule {
+        verdict::ALLOW => {
+            bump(count::ALLOWED + what.hook);
+            Answer::Go
+        }
+        verdict::DENY => deny(who, what, cause::RULE),
+        _ if remembered() => Answer::Go,
+        _ => match hold(who, what, display) {
+            Answer::Go => {
+                remember();
+                Answer::Go
+            }
+            answer => answer,
+        },
+    }
+}
+
+/// First match wins; no match: user space decides.
+#[inline(always)]
+unsafe fn network_rule(agent: u32, key: &Key) -> u32 {
+    let Some(daemon) = DAEMON.get_ptr(0) else { return verdict::DENY };
+    let bank = (*daemon).bank & 1;
+    let rules = (*daemon).net_rules[bank as usize];
+    let port = (key.extra & 0xffff) as u16;
+    let proto = (key.extra >> 16) as u32;
+    for i in 0..MAX_NET_RULES as u32 {
+        if i >= rules {
+            break;
+        }
+        let Some(rule) = NET_RULES.get_ptr(bank * MAX_NET_RULES as u32 + i) else { break };
+        let rule = &*rule;
+        let off = ((key.b ^ rule.addr_hi) & rule.mask_hi) | ((key.c ^ rule.addr_lo) & rule.mask_lo);
+        if off == 0
+            && rule.agents >> (agent & 63) & 1 == 1
+            && port >= rule.port_lo
+            && port <= rule.port_hi
+            && (rule.proto == 0 || rule.proto == proto)
+            && key.actions & !rule.actions == 0
+        {
+            return rule.verdict;
+        }
+    }
+    verdict::ASK
+}
+
+/// The strictest of what each action says of each class; a glob candidate is user space's.
+#[inline(always)]
+unsafe fn path_rule(agent: u32, what: &What) -> u32 {
+    let Some(daemon) = DAEMON.get_ptr(0) else { return verdict::DENY };
+    let bank = (*daemon).bank & 1;
+    let mut all_allow = what.glob == 0;
+    for bit in 0..action::COUNT as u32 {
+        if what.key.actions >> bit & 1 == 0 {
+            continue;
+        }
+        let index = bank * PATH_RULES as u32 + (agent & 63) * action::COUNT as u32 + bit;
+        let Some(rule) = PATH_RULE.get_ptr(index) else { return verdict::DENY };
+        if what.classes & (*rule).deny != 0 {
+            return verdict::DENY;
+        }
+        all_allow &= what.classes & !(*rule).allow == 0;
+    }
+    if all_allow { verdict::ALLOW } else { verdict::ASK }
+}
+
+/// Holds the thread, or applies the verdict of its hold.
+#[inline(always)]
+unsafe fn hold(who: &Current, what: &What, display: Display) -> Answer {
+    let at = now();
+    if let Some(pending) = PENDING.get_ptr_mut(&who.tid) {
+        let id = (*pending).id;
+        if (*pending).key == what.key {
+            let word = match VERDICTS.get_ptr(who.tid % VERDICT_SLOTS) {
+                Some(word) => word.read_volatile(),
+                None => 0,
+            };
+            let answer = match published(word, id) {
+                verdict::ALLOW => Answer::Go,
+                verdict::DENY => Answer::Deny,
+                verdict::INTERRUPT => Answer::Interrupt,
+                _ => {
+                    (*pending).restarts += 1;
+                    bump(count::RESTARTS);
+                    return wait(pending, at);
+                }
+            };
+            forget(who.tid, who.tgid);
+            tell(who, event::RESUMED, id);
+            return answer;
+        }
+        // A signal handler jumped away, or the thread tries something else: the old hold is over.
+        forget(who.tid, who.tgid);
+        tell(who, event::ABANDONED, id);
+    }
+    begin(who, what, display, at)
+}
+
+#[inline(always)]
+fn tell(who: &Current, kind: u32, id: u64) {
+    emit(&Event { kind, tid: who.tid, tgid: who.tgid, agent: who.agent(), id, ..Event::default() });
+}
+
+/// Removes a hold from PENDING.
+#[inline(always)]
+pub unsafe fn forget(tid: u32, tgid: u32) {
+    if PENDING.remove(&tid).is_ok()
+        && let Some(process) = GOVERNED.get_ptr_mut(&tgid)
+    {
+        add(&raw mut (*process).held, u64::MAX);
+    }
+}
+
+/// A new hold: may it be held here and now, and is someone there to decide?
+#[inline(always)]
+unsafe fn begin(who: &Current, what: &What, display: Display, at: u64) -> Answer {
+    let task: Kernel = bpf_get_current_task_btf().cast_const().cast();
+    let Some(nr) = restartable(task, what.hook) else {
+        return deny(who, what, cause::CONTEXT);
+    };
+    if !somebody_decides(at) {
+        return deny(who, what, cause::DAEMON_AWAY);
+    }
+    let Some(id) = next_id() else { return deny(who, what, cause::FULL) };
+    let Some(blank) = BLANK.get_ptr(0) else { return deny(who, what, cause::FULL) };
+    if PENDING.insert(&who.tid, &*blank, 0).is_err() {
+        return deny(who, what, cause::FULL);
+    }
+    let Some(pending) = PENDING.get_ptr_mut(&who.tid) else {
+        return deny(who, what, cause::FULL);
+    };
+    (*pending).key = what.key;
+    (*pending).id = id;
+    (*pending).since_ns = at;
+    (*pending).classes = what.classes | what.glob;
+    (*pending).cgroup = bpf_get_current_cgroup_id();
+    (*pending).tid = who.tid;
+    (*pending).tgid = who.tgid;
+    (*pending).agent = who.agent();
+    (*pending).hook = what.hook;
+    (*pending).syscall = nr;
+    (*pending).glob = u32::from(what.glob != 0);
+    if let Ok(comm) = bpf_get_current_comm() {
+        (*pending).comm = comm;
+    }
+    if let Some(process) = GOVERNED.get_ptr_mut(&who.tgid) {
+        (*pending).start_ns = (*process).start_ns;
+        add(&raw mut (*process).held, 1);
+    }
+    let path = (&raw mut (*pending).path).cast::<u8>();
+    match display {
+        Display::None => {}
+        Display::Path(from) => {
+            bpf_d_path(from.cast_mut().cast(), path.cast(), PATH_LEN as u32);
+        }
+        Display::Name(from) => {
+            bpf_probe_read_kernel_str(path.cast(), PATH_LEN as u32, from.cast());
+        }
+    }
+    let answer = wait(pending, at);
+    if answer == Answer::Restart {
+        bump(count::HELD + what.hook);
+        answer
+    } else {
+        forget(who.tid, who.tgid);
+        deny(who, what, cause::SIGNAL)
+    }
+}
+
+/// Signals first, the event after them: the other order lets the daemon's SIGCONT come first
+/// and leaves the thread stopped.
+#[inline(always)]
+unsafe fn wait(pending: *mut Pending, at: u64) -> Answer {
+    let fresh = (*pending).woke_ns == 0;
+    let how = if must_stop(pending, at) { mode::STOP } else { mode::PARK };
+    (*pending).mode = how;
+    if bpf_send_signal_thread(SIGSTOP) != 0 {
+        return Answer::Deny;
+    }
+    if how == mode::PARK && bpf_send_signal_thread(SIGCONT) != 0 {
+        return Answer::Deny;
+    }
+    if fresh || at - (*pending).woke_ns > WAKE_AGAIN_NS {
+        (*pending).woke_ns = at;
+        let sent = emit(&Event {
+            kind: event::HELD,
+            tid: (*pending).tid,
+            tgid: (*pending).tgid,
+            agent: (*pending).agent,
+            id: (*pending).id,
+            cause: 0,
+            hook: (*pending).hook,
+            key: (*pending).key,
+        });
+        // Nobody would hear of a new hold; an old one is found by the sweep.
+        if fresh && !sent {
+            return Answer::Deny;
+        }
+    }
+    Answer::Restart
+}
+
+/// A program that handles SIGCONT would run its handler at every restart; and with nobody to
+/// park it, a thread must not spin.
+#[inline(always)]
+unsafe fn must_stop(pending: *mut Pending, at: u64) -> bool {
+    const SIG_IGN: u64 = 1;
+    let task: Kernel = bpf_get_current_task_btf().cast_const().cast();
+    let sighand: Kernel = load(task, offset!(task_sighand));
+    let handler: u64 = load(sighand, offset!(sighand_cont_handler));
+    if at - (*pending).seen_ns > SPIN_GAP_NS {
+        (*pending).spin_ns = at;
+    }
+    (*pending).seen_ns = at;
+    handler > SIG_IGN || !daemon_live(at) || at - (*pending).spin_ns > SPIN_LIMIT_NS
+}
+
+#[inline(always)]
+unsafe fn daemon_live(at: u64) -> bool {
+    DAEMON.get_ptr(0).is_some_and(|d| {
+        (*d).state == daemon::LIVE && at < (*d).heartbeat_ns + HEARTBEAT_STALE_NS
+    })
+}
+
+#[inline(always)]
+unsafe fn somebody_decides(at: u64) -> bool {
+    daemon_live(at)
+        || DAEMON.get_ptr(0).is_some_and(|d| {
+            (*d).state == daemon::RESTARTING && at < (*d).grace_until_ns
+        })
+}
+
+#[inline(always)]
+unsafe fn next_id() -> Option<u64> {
+    SEQUENCE.get_ptr_mut(0).map(|last| add(last, 1) + 1)
+}
+
+/// The syscall's number when a restart brings it back here unchanged; None: it must not be held.
+#[inline(always)]
+unsafe fn restartable(task: Kernel, hook: u32) -> Option<u32> {
+    const PF_EXITING: u32 = 0x4;
+    const PF_IO_WORKER: u32 = 0x10;
+    const PF_DUMPCORE: u32 = 0x200;
+    const PF_SIGNALED: u32 = 0x400;
+    const PF_USER_WORKER: u32 = 0x4000;
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    const TS_COMPAT: u32 = 2;
+    let flags: u32 = load(task, offset!(task_flags));
+    if flags
+        & (PF_EXITING | PF_IO_WORKER | PF_DUMPCORE | PF_SIGNALED | PF_USER_WORKER | PF_KTHREAD)
+        != 0
+    {
+        return None;
+    }
+    let status: u32 = load(task, offset!(task_status));
+    let regs = bpf_task_pt_regs(task.cast_mut().cast()) as usize as Kernel;
+    let nr: u64 = load(regs, offset!(regs_orig_ax));
+    let nr = nr as u32;
+    let fits = if status & TS_COMPAT == 0 { native(hook, nr) } else { compat(hook, nr) };
+    fits.then_some(nr)
+}
+
+/// In execve past the point of no return an error kills: the file was judged when it was opened.
+#[inline(always)]
+pub unsafe fn in_exec() -> bool {
+    const TS_COMPAT: u32 = 2;
+    let task: Kernel = bpf_get_current_task_btf().cast_const().cast();
+    let status: u32 = load(task, offset!(task_status));
+    let regs = bpf_task_pt_regs(task.cast_mut().cast()) as usize as Kernel;
+    let nr: u64 = load(regs, offset!(regs_orig_ax));
+    if status & TS_COMPAT == 0 { matches!(nr as u32, 59 | 322) } else { matches!(nr as u32, 11 | 358) }
+}
+
+/// x86-64 syscalls that may be held, by hook (arch/x86/entry/syscalls/syscall_64.tbl). x32
+/// numbers have bit 30 set and match none.
+#[inline(always)]
+fn native(hook: u32, nr: u32) -> bool {
+    match hook {
+        // connect
+        hook::SOCKET_CONNECT => nr == 42,
+        // sendto sendmsg sendmmsg
+        hook::SOCKET_SENDMSG => matches!(nr, 44 | 46 | 307),
+        // open creat openat openat2 execve execveat
+        hook::FILE_OPEN => matches!(nr, 2 | 85 | 257 | 437 | 59 | 322),
+        // open creat openat openat2 mknod mknodat
+        hook::PATH_MKNOD => matches!(nr, 2 | 85 | 257 | 437 | 133 | 259),
+        hook::MMAP_FILE => nr == 9,
+        // read write pread64 pwrite64 readv writev sendfile getdents io_submit getdents64
+        // splice preadv pwritev copy_file_range preadv2 pwritev2 ioctl(FICLONE, FIDEDUPERANGE)
+        // fallocate
+        hook::FILE_PERMISSION => matches!(
+            nr,
+            0 | 1 | 17 | 18 | 19 | 20 | 40 | 78 | 209 | 217 | 275 | 295 | 296 | 326 | 327 | 328
+                | 16 | 285
+        ),
+        _ => false,
+    }
+}
+
+/// The same for int 0x80 (arch/x86/entry/syscalls/syscall_32.tbl).
+#[inline(always)]
+fn compat(hook: u32, nr: u32) -> bool {
+    match hook {
+        hook::SOCKET_CONNECT => matches!(nr, 102 | 362),
+        hook::SOCKET_SENDMSG => matches!(nr, 102 | 345 | 369 | 370),
+        hook::FILE_OPEN => matches!(nr, 5 | 8 | 11 | 295 | 358 | 437),
+        hook::PATH_MKNOD => matches!(nr, 5 | 8 | 14 | 295 | 297 | 437),
+        hook::MMAP_FILE => matches!(nr, 90 | 192),
+        hook::FILE_PERMISSION => matches!(
+            nr,
+            3 | 4 | 54 | 141 | 145 | 146 | 180 | 181 | 187 | 220 | 239 | 313 | 324 | 333 | 334
+                | 377 | 378 | 379
+        ),
+        _ => false,
+    }
+}

@@ -1,0 +1,68 @@
+//! Birth, exec, user change and death of processes.
+use aya_ebpf::{
+    macros::{btf_tracepoint, lsm},
+    programs::{BtfTracePointContext, LsmContext},
+};
+use syshold_abi::hook;
+
+use crate::{
+    field::{Kernel, load, offset},
+    identity::{Who, current, enters, exit, inherit, room_for_one_more},
+    paths::{inode_of, key_of},
+};
+
+/// `security_task_alloc(task, clone_flags)`: the child has no PID yet; only its room is checked.
+#[lsm(hook = "task_alloc")]
+pub fn task_alloc(ctx: LsmContext) -> i32 {
+    const CLONE_THREAD: u64 = 0x0001_0000;
+    const EAGAIN: i32 = 11;
+    let flags: u64 = ctx.arg(1);
+    match current(hook::TASK_ALLOC) {
+        Who::Governed(_) if flags & CLONE_THREAD == 0 && !room_for_one_more() => -EAGAIN,
+        _ => 0,
+    }
+}
+
+/// `sched_process_fork(parent, child)`: before `wake_up_new_task`.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let child: Kernel = ctx.arg(1);
+    // SAFETY: a task_struct, by the tracepoint's prototype.
+    unsafe { inherit(child) };
+    0
+}
+
+/// `sched_process_exit(task, …)`: of every thread.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task: Kernel = ctx.arg(0);
+    // SAFETY: a task_struct, by the tracepoint's prototype.
+    unsafe { exit(task) };
+    0
+}
+
+/// `security_bprm_committed_creds(bprm)`: exec is past the point of no return.
+#[lsm(hook = "bprm_committed_creds")]
+pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
+    let bprm: Kernel = ctx.arg(0);
+    // SAFETY: a linux_binprm, by the hook's prototype.
+    unsafe {
+        let file: Kernel = load(bprm, offset!(bprm_file));
+        let cred: Kernel = load(bprm, offset!(bprm_cred));
+        let uid: u32 = load(cred, offset!(cred_uid));
+        enters(&ctx, Some(key_of(inode_of(file))), Some(uid), hook::EXEC);
+    }
+    0
+}
+
+/// `security_task_fix_setuid(new, old, flags)`: a user change without an exec.
+#[lsm(hook = "task_fix_setuid")]
+pub fn task_fix_setuid(ctx: LsmContext) -> i32 {
+    let new: Kernel = ctx.arg(0);
+    // SAFETY: a cred, by the hook's prototype.
+    unsafe {
+        let uid: u32 = load(new, offset!(cred_uid));
+        enters(&ctx, None, Some(uid), hook::TASK_ALLOC);
+    }
+    0
+}

@@ -1,0 +1,54 @@
+//! Tells the daemon that a process with a held thread was sent a signal: a frozen thread cannot
+//! run its handler, nor notice that it should stop.
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use syshold_abi::{Event, PID_DAEMON, PID_FREE, event, hook};
+
+use crate::{
+    decide::{emit, now},
+    field::{Kernel, load, offset},
+    identity::byte_of,
+    maps::GOVERNED,
+};
+
+/// More often than this a process's signals are not told; the daemon's sweep finds the rest.
+const SIGNAL_EVERY_NS: u64 = 1_000_000;
+
+/// `signal_generate(sig, info, task, group, result)`.
+#[btf_tracepoint(function = "signal_generate")]
+pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
+    const SIGCONT: u32 = 18;
+    const SEND_SIG_PRIV: u64 = 1;
+    const TRACE_SIGNAL_DELIVERED: u32 = 0;
+    let sig: u32 = ctx.arg(0);
+    let info: u64 = ctx.arg(1);
+    let task: Kernel = ctx.arg(2);
+    let result: u32 = ctx.arg(4);
+    // Our own pair is sent with SEND_SIG_PRIV.
+    if sig == SIGCONT || info == SEND_SIG_PRIV || result != TRACE_SIGNAL_DELIVERED {
+        return 0;
+    }
+    // SAFETY: a task_struct, by the tracepoint's prototype.
+    unsafe {
+        let tgid: u32 = load(task, offset!(task_tgid));
+        let byte = byte_of(tgid);
+        if byte == PID_FREE || byte == PID_DAEMON {
+            return 0;
+        }
+        let Some(process) = GOVERNED.get_ptr_mut(&tgid) else { return 0 };
+        let at = now();
+        if (*process).held == 0 || at - (*process).signal_ns < SIGNAL_EVERY_NS {
+            return 0;
+        }
+        (*process).signal_ns = at;
+        let tid: u32 = load(task, offset!(task_pid));
+        emit(&Event {
+            kind: event::SIGNAL,
+            tid,
+            tgid,
+            cause: sig,
+            hook: hook::SIGNAL,
+            ..Event::default()
+        });
+    }
+    0
+}

@@ -1,0 +1,211 @@
+//! Who is governed: told by PID in one look-up, inherited, sticky.
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
+        generated::bpf_get_current_task_btf,
+    },
+};
+use syshold_abi::{
+    Event, Governed, InodeKey, PID_DAEMON, PID_FREE, PID_LIMIT, PID_PAGE, event, hook, pid_byte,
+};
+
+use crate::{
+    decide::{emit, now},
+    field::{Kernel, add, load, offset},
+    maps::{CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE, USERS},
+};
+
+/// Whom a hook is running for.
+#[derive(Clone, Copy)]
+pub enum Who {
+    Ungoverned,
+    Daemon,
+    Governed(Current),
+}
+
+/// A governed thread.
+#[derive(Clone, Copy)]
+pub struct Current {
+    pub tid: u32,
+    pub tgid: u32,
+    /// Byte of the PID table.
+    pub byte: u8,
+}
+
+impl Current {
+    /// Index of the agent; past the last agent when it could not be told.
+    #[inline(always)]
+    pub fn agent(&self) -> u32 {
+        u32::from(self.byte) - 1
+    }
+}
+
+/// The byte of a PID in the table. A PID past the table is the unknown agent.
+#[inline(always)]
+pub fn byte_of(tgid: u32) -> u8 {
+    match PIDS.get_ptr(tgid / PID_PAGE) {
+        // SAFETY: masked to the page.
+        Some(page) => unsafe { *page.cast::<u8>().add((tgid & (PID_PAGE - 1)) as usize) },
+        None => syshold_abi::PID_UNKNOWN,
+    }
+}
+
+#[inline(always)]
+fn set_byte(tgid: u32, byte: u8) {
+    if let Some(page) = PIDS.get_ptr_mut(tgid / PID_PAGE) {
+        // SAFETY: masked to the page; one byte, one owner, no read-modify-write.
+        unsafe {
+            page.cast::<u8>().add((tgid & (PID_PAGE - 1)) as usize).write_volatile(byte);
+        }
+    }
+}
+
+/// Who runs, and the canary: `seen_by` is live when the daemon has just been seen there.
+#[inline(always)]
+pub fn current(seen_by: u32) -> Who {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tgid = (pid_tgid >> 32) as u32;
+    let byte = byte_of(tgid);
+    if byte == PID_FREE {
+        return Who::Ungoverned;
+    }
+    if byte == PID_DAEMON {
+        if let Some(at) = CANARY.get_ptr_mut(seen_by) {
+            // SAFETY: one word.
+            unsafe { at.write_volatile(now()) };
+        }
+        return Who::Daemon;
+    }
+    Who::Governed(Current { tid: pid_tgid as u32, tgid, byte })
+}
+
+/// Takes a process under governance. Idempotent; never changes who governs it already.
+#[inline(always)]
+pub unsafe fn govern(task: Kernel, agent: u32, why: u32) {
+    let tgid: u32 = load(task, offset!(task_tgid));
+    if byte_of(tgid) != PID_FREE {
+        return;
+    }
+    enter(task, tgid, agent, tgid);
+    emit(&Event { kind: event::ENTERED, tid: tgid, tgid, agent, hook: why, ..Event::default() });
+}
+
+/// The byte first: from then on the process is governed, whatever happens to the details.
+#[inline(always)]
+unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32) {
+    set_byte(tgid, pid_byte(agent));
+    let start_ns: u64 = load(task, offset!(task_start_boottime));
+    let details = Governed { start_ns, agent, root, signal_ns: 0, held: 0 };
+    if GOVERNED.insert(&tgid, &details, 0).is_ok() {
+        count_governed(1);
+    }
+}
+
+#[inline(always)]
+fn count_governed(by: i64) {
+    if let Some(count) = SEQUENCE.get_ptr_mut(1) {
+        // SAFETY: an aligned word of a map value.
+        unsafe { add(count, by as u64) };
+    }
+}
+
+/// Room for one more governed process? Leaves slack for forks under way on other CPUs.
+#[inline(always)]
+pub fn room_for_one_more() -> bool {
+    SEQUENCE
+        .get(1)
+        .is_some_and(|count| *count < u64::from(syshold_abi::MAX_GOVERNED) - 256)
+}
+
+/// `sched_process_fork`: the child has its PID and has not run yet.
+#[inline(always)]
+pub unsafe fn inherit(child: Kernel) {
+    let parent_tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let byte = byte_of(parent_tgid);
+    if byte == PID_FREE || byte == PID_DAEMON {
+        return;
+    }
+    let tgid: u32 = load(child, offset!(task_tgid));
+    if tgid == parent_tgid {
+        return;
+    }
+    let root = GOVERNED.get(&parent_tgid).map_or(parent_tgid, |parent| parent.root);
+    enter(child, tgid, u32::from(byte) - 1, root);
+}
+
+/// `sched_process_exit`: drops the thread's hold, and with the last thread the process.
+#[inline(always)]
+pub unsafe fn exit(task: Kernel) {
+    let tgid: u32 = load(task, offset!(task_tgid));
+    let byte = byte_of(tgid);
+    if byte == PID_FREE {
+        return;
+    }
+    let signal: Kernel = load(task, offset!(task_signal));
+    let live: i32 = load(signal, offset!(signal_live));
+    if byte == PID_DAEMON {
+        if live == 0 {
+            daemon_gone(tgid);
+        }
+        return;
+    }
+    let tid: u32 = load(task, offset!(task_pid));
+    if PENDING.get_ptr(&tid).is_some() {
+        let _ = PENDING.remove(&tid);
+        emit(&Event { kind: event::ABANDONED, tid, tgid, ..Event::default() });
+    }
+    if live == 0 {
+        set_byte(tgid, PID_FREE);
+        if GOVERNED.remove(&tgid).is_ok() {
+            count_governed(-1);
+        }
+        emit(&Event { kind: event::EXITED, tid, tgid, ..Event::default() });
+    }
+}
+
+/// From here on new holds are denied and pending ones stay; unless it restarts on purpose.
+#[inline(always)]
+unsafe fn daemon_gone(tgid: u32) {
+    set_byte(tgid, PID_FREE);
+    if let Some(daemon) = DAEMON.get_ptr_mut(0)
+        && (*daemon).tgid == tgid
+        && (*daemon).state == syshold_abi::daemon::LIVE
+    {
+        (*daemon).state = syshold_abi::daemon::AWAY;
+    }
+}
+
+/// Does an exec, a new user or a new cgroup make this process governed?
+#[inline(always)]
+pub unsafe fn enters<C: EbpfContext>(_: &C, exe: Option<InodeKey>, uid: Option<u32>, why: u32) {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if tgid >= PID_LIMIT || byte_of(tgid) != PID_FREE {
+        return;
+    }
+    let agent = exe
+        .and_then(|exe| EXES.get(&exe).copied())
+        .or_else(|| uid.and_then(|uid| USERS.get(&uid).copied()))
+        .or_else(|| if why == hook::EXEC { by_cgroup() } else { None });
+    if let Some(agent) = agent {
+        govern(bpf_get_current_task_btf().cast(), agent, why);
+    }
+}
+
+/// The nearest governed cgroup at or above the current one.
+#[inline(always)]
+unsafe fn by_cgroup() -> Option<u32> {
+    if let Some(agent) = CGROUPS.get(&bpf_get_current_cgroup_id()) {
+        return Some(*agent);
+    }
+    for level in 1..12 {
+        let id = bpf_get_current_ancestor_cgroup_id(level);
+        if id == 0 {
+            break;
+        }
+        if let Some(agent) = CGROUPS.get(&id) {
+            return Some(*agent);
+        }
+    }
+    None
+}

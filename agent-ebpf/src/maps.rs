@@ -1,0 +1,113 @@
+//! The maps, and what happens when each is full.
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use syshold_abi::{
+    CGROUP_NAME_LEN, Daemon, Governed, InodeKey, Key, MAX_GOVERNED, MAX_NET_RULES, MAX_PENDING,
+    NetRule, PATH_RULES, PID_LIMIT, PID_PAGE, PathRule, Pending, Root, VERDICT_SLOTS, count, hook,
+};
+
+const NO_PREALLOC: u32 = 1;
+const MMAPABLE: u32 = 1 << 10;
+
+/// First filter of every hook: one byte a PID. Cannot be full.
+#[map]
+pub static PIDS: Array<[u8; PID_PAGE as usize]> =
+    Array::pinned(PID_LIMIT / PID_PAGE, MMAPABLE);
+
+/// Details of governed processes. Full → the fork fails with EAGAIN; a missing entry changes
+/// nothing about being governed (`PIDS` says that).
+#[map]
+pub static GOVERNED: HashMap<u32, Governed> = HashMap::pinned(MAX_GOVERNED, NO_PREALLOC);
+
+/// Held threads: the truth about holds. Full → denied.
+#[map]
+pub static PENDING: HashMap<u32, Pending> = HashMap::pinned(MAX_PENDING, NO_PREALLOC);
+
+/// All zero: what a PENDING entry starts as.
+#[map]
+pub static BLANK: Array<Pending> = Array::with_max_entries(1, 0);
+
+/// Verdicts, stored by the daemon through mmap; see `abi::publish`. Cannot be full.
+#[map]
+pub static VERDICTS: Array<u64> = Array::pinned(VERDICT_SLOTS, MMAPABLE);
+
+/// Wake-ups. Full → a new hold is denied; pending ones are found by the daemon's sweep.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
+
+/// The daemon's switchboard.
+#[map]
+pub static DAEMON: Array<Daemon> = Array::pinned(1, 0);
+
+/// Two banks of network rules.
+#[map]
+pub static NET_RULES: Array<NetRule> = Array::pinned(2 * MAX_NET_RULES as u32, 0);
+
+/// Two banks of path rules: agent × action.
+#[map]
+pub static PATH_RULE: Array<PathRule> = Array::pinned(2 * PATH_RULES as u32, 0);
+
+/// Protected roots. Full → the daemon refuses the policy.
+#[map]
+pub static ROOTS: HashMap<InodeKey, Root> = HashMap::pinned(4096, NO_PREALLOC);
+
+/// One bit per `i_ino % 4096` of a root: spares the walk its hash look-ups.
+#[map]
+pub static ROOT_BITS: Array<u64> = Array::pinned(64, 0);
+
+/// Open files whose protected content was approved: file → inode. Evicted → asked again.
+#[map]
+pub static OPENED: LruHashMap<u64, Opened> = LruHashMap::pinned(65_536, 0);
+
+/// Approved destinations of sockets. Evicted → asked again.
+#[map]
+pub static SOCKETS: LruHashMap<Destination, u64> = LruHashMap::pinned(65_536, 0);
+
+/// Executables, users and cgroups whose processes are governed: value = agent. Full → the
+/// daemon refuses the policy.
+#[map]
+pub static EXES: HashMap<InodeKey, u32> = HashMap::pinned(1024, NO_PREALLOC);
+#[map]
+pub static USERS: HashMap<u32, u32> = HashMap::pinned(1024, NO_PREALLOC);
+#[map]
+pub static CGROUPS: HashMap<u64, u32> = HashMap::pinned(4096, NO_PREALLOC);
+/// Unit names and cgroup paths to look out for when a cgroup is made.
+#[map]
+pub static CGROUP_NAMES: HashMap<[u8; CGROUP_NAME_LEN], u32> = HashMap::pinned(1024, NO_PREALLOC);
+
+/// The inode the daemon's thread opened last: how roots and executables are enrolled.
+#[map]
+pub static LAST_OPEN: LruHashMap<u32, InodeKey> = LruHashMap::pinned(256, 0);
+
+/// CLOCK_MONOTONIC nanoseconds at which each hook last saw the daemon: the canary.
+#[map]
+pub static CANARY: Array<u64> = Array::pinned(hook::COUNT as u32, 0);
+
+/// Counters, see `abi::count`.
+#[map]
+pub static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(count::LEN, 0);
+
+/// 0: the last hold id. 1: how many processes are governed.
+#[map]
+pub static SEQUENCE: Array<u64> = Array::pinned(2, 0);
+
+/// An approved open file: proves that the `struct file` at that address is still the one.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub inode: u64,
+    pub dentry: u64,
+    pub ino: u64,
+    pub dev: u32,
+    pub actions: u32,
+}
+
+/// A socket's approved destination, per agent.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Destination {
+    pub key: Key,
+    pub agent: u64,
+}

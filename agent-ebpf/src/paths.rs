@@ -1,0 +1,165 @@
+//! Which file is protected: a walk up the dentries, comparing device and inode with the
+//! enrolled roots. Binds, chroots and mount namespaces change nothing: `d_parent` knows no
+//! mounts. A chain that does not end at the file system's root is protected.
+use syshold_abi::{InodeKey, MAX_DEPTH, Root};
+
+use crate::{
+    field::{Kernel, copy, inside, load, offset},
+    maps::{DAEMON, ROOT_BITS, ROOTS},
+};
+
+/// Data classes of a place; `glob` are candidates that user space confirms.
+#[derive(Clone, Copy)]
+pub struct Classes {
+    pub sure: u64,
+    pub glob: u64,
+}
+
+impl Classes {
+    const NONE: Self = Self { sure: 0, glob: 0 };
+    /// Nobody can tell: all of them, so that the strictest rule counts.
+    const ALL: Self = Self { sure: u64::MAX, glob: 0 };
+
+    #[inline(always)]
+    pub fn is_protected(self) -> bool {
+        self.sure | self.glob != 0
+    }
+}
+
+/// The inode of an open file.
+#[inline(always)]
+pub unsafe fn inode_of(file: Kernel) -> Kernel {
+    load(file, offset!(file_inode))
+}
+
+#[inline(always)]
+pub unsafe fn path_of(file: Kernel) -> Kernel {
+    inside(file, offset!(file_path))
+}
+
+#[inline(always)]
+pub unsafe fn dentry_of(path: Kernel) -> Kernel {
+    load(path, offset!(path_dentry))
+}
+
+/// Device and inode number of an inode.
+#[inline(always)]
+pub unsafe fn key_of(inode: Kernel) -> InodeKey {
+    let sb: Kernel = load(inode, offset!(inode_sb));
+    InodeKey { ino: load(inode, offset!(inode_ino)), dev: load(sb, offset!(sb_dev)), _pad: 0 }
+}
+
+/// Regular file or directory: what has content or names to protect.
+#[inline(always)]
+pub unsafe fn has_content(inode: Kernel) -> bool {
+    const S_IFMT: u16 = 0o170_000;
+    const S_IFREG: u16 = 0o100_000;
+    const S_IFDIR: u16 = 0o040_000;
+    let mode: u16 = load(inode, offset!(inode_mode));
+    matches!(mode & S_IFMT, S_IFREG | S_IFDIR)
+}
+
+/// Classes of an open file.
+#[inline(always)]
+pub unsafe fn classes_of(path: Kernel) -> Classes {
+    let dentry = dentry_of(path);
+    classes_below(path, dentry, dentry)
+}
+
+/// Classes of what is or will be named by `named`, walking up from `from`.
+#[inline(always)]
+pub unsafe fn classes_below(path: Kernel, named: Kernel, from: Kernel) -> Classes {
+    match DAEMON.get_ptr(0) {
+        Some(daemon) if (*daemon).roots == 0 => return Classes::NONE,
+        Some(_) => {}
+        None => return Classes::ALL,
+    }
+    let sb: Kernel = load(from, offset!(dentry_sb));
+    let dev: u32 = load(sb, offset!(sb_dev));
+    let mut found = Classes::NONE;
+    let mut dentry = from;
+    let mut top = false;
+    for _ in 0..MAX_DEPTH {
+        let inode: Kernel = load(dentry, offset!(dentry_inode));
+        let ino: u64 = load(inode, offset!(inode_ino));
+        if maybe_root(ino)
+            && let Some(root) = ROOTS.get_ptr(&InodeKey { ino, dev, _pad: 0 })
+        {
+            found.sure |= (*root).classes;
+            if name_fits(named, &*root) {
+                found.glob |= (*root).glob_classes;
+            }
+        }
+        let parent: Kernel = load(dentry, offset!(dentry_parent));
+        if parent == dentry {
+            top = true;
+            break;
+        }
+        dentry = parent;
+    }
+    if top && is_top(path, sb, dentry) { found } else { Classes::ALL }
+}
+
+#[inline(always)]
+unsafe fn maybe_root(ino: u64) -> bool {
+    match ROOT_BITS.get_ptr((ino >> 6) as u32 & 63) {
+        Some(bits) => *bits >> (ino & 63) & 1 == 1,
+        None => true,
+    }
+}
+
+/// Does the chain end where it should? Pipes, memfds and the like live on internal mounts and
+/// have no place at all.
+#[inline(always)]
+unsafe fn is_top(path: Kernel, sb: Kernel, dentry: Kernel) -> bool {
+    const SB_KERNMOUNT: u64 = 1 << 22;
+    const SB_NOUSER: u64 = 1 << 31;
+    let root: Kernel = load(sb, offset!(sb_root));
+    if dentry == root {
+        return true;
+    }
+    let flags: u64 = load(sb, offset!(sb_flags));
+    if flags & (SB_KERNMOUNT | SB_NOUSER) != 0 {
+        return true;
+    }
+    let mnt: Kernel = load(path, offset!(path_mnt));
+    let mnt_root: Kernel = load(mnt, offset!(mnt_root));
+    dentry == mnt_root
+}
+
+/// Compares the last 16 bytes of the name; what precedes a shorter name is masked out. A name
+/// that cannot be read fits.
+#[inline(always)]
+unsafe fn name_fits(dentry: Kernel, root: &Root) -> bool {
+    if root.glob_classes == 0 {
+        return false;
+    }
+    let len: u32 = load(dentry, offset!(dentry_name_len));
+    if u64::from(len) < root.min_len {
+        return false;
+    }
+    let name: u64 = load(dentry, offset!(dentry_name));
+    let Some(tail) = copy((name + u64::from(len) - 16) as *const [u64; 2]) else { return true };
+    ((tail[0] ^ root.suffix[0]) & root.mask[0]) | ((tail[1] ^ root.suffix[1]) & root.mask[1]) == 0
+}
+
+/// FNV-1a of a name, to tell apart the files created in one directory.
+#[inline(always)]
+pub unsafe fn name_hash(dentry: Kernel) -> u64 {
+    let len: u32 = load(dentry, offset!(dentry_name_len));
+    let name: u64 = load(dentry, offset!(dentry_name));
+    let mut hash = 0xcbf2_9ce4_8422_2325 ^ u64::from(len);
+    // Names are at most 255 bytes; d_name is NUL-terminated and 8-byte aligned in the dentry.
+    for i in 0..32u32 {
+        if i * 8 >= len {
+            break;
+        }
+        let Some(mut word) = copy((name + u64::from(i) * 8) as *const u64) else { break };
+        let left = len - i * 8;
+        if left < 8 {
+            word &= (1 << (left * 8)) - 1;
+        }
+        hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash
+}
