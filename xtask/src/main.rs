@@ -1,1 +1,43 @@
-fn main() {}
+//! `cargo xtask`: the verbs with which Syshold is set up, built, shown, tested, measured and packed.
+mod apt;
+mod build;
+mod layout;
+mod setup;
+mod sh;
+mod toolchain;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Set up, build, demo, test and measure Syshold"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building and testing need, or say what is missing
+    Setup(setup::Arguments),
+    /// Build the eBPF object, the daemon, the command line and the gateway
+    Build(build::Arguments),
+    /// Boot a test machine with the freshly built Syshold
+    #[command(subcommand)]
+    Vm(vm::Verb),
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().verb {
+        Verb::Setup(arguments) => setup::verb(&arguments),
+        Verb::Build(arguments) => build::verb(&arguments),
+        Verb::Vm(verb) => vm::verb(verb),
+    }
+}

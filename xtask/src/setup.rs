@@ -1,0 +1,186 @@
+//! `setup`: everything that building and testing need, installed or said exactly. Does nothing twice.
+pub(crate) mod image;
+pub(crate) mod kernel;
+pub(crate) mod qemu;
+pub(crate) mod rootfs;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::layout::{Kernel, Pins, target, vm_cache};
+use crate::setup::kernel::KernelFiles;
+use crate::setup::qemu::Qemu;
+use crate::sh;
+use crate::toolchain::{self, BPF_LINKER_VERSION};
+
+/// What a program comes from, on Debian and Ubuntu.
+const PROGRAMS: [(&str, &str); 9] = [
+    ("cc", "gcc"),
+    ("depmod", "kmod"),
+    ("dpkg-deb", "dpkg"),
+    ("du", "coreutils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("strip", "binutils"),
+    ("tar", "tar"),
+    ("xz", "xz-utils"),
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Look for newer kernels and fetch them
+    #[arg(long)]
+    refresh: bool,
+}
+
+/// A machine that can be booted.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    pub(crate) qemu: Qemu,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) kernels: Vec<KernelFiles>,
+}
+
+pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
+    all(arguments.refresh)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Both halves side by side: one waits for the network and the disk, the other for the processor.
+fn all(refresh: bool) -> Result<()> {
+    packages()?;
+    let pins = Pins::load()?;
+    std::thread::scope(|scope| {
+        let compiler = scope.spawn(compiler);
+        let machine = machine(&pins, &pins.kernels, refresh);
+        compiler
+            .join()
+            .map_err(|_| anyhow::anyhow!("setting up the compiler panicked"))??;
+        let machine = machine?;
+        sh::say(
+            "setup",
+            format_args!(
+                "kernels: {}",
+                machine
+                    .kernels
+                    .iter()
+                    .map(|k| k.release.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        );
+        sh::say(
+            "setup",
+            if machine.qemu.kvm {
+                "virtual machines run on KVM"
+            } else {
+                "no usable KVM here: virtual machines are emulated"
+            },
+        );
+        Ok(())
+    })
+}
+
+/// QEMU, root file system and the kernels asked for.
+pub(crate) fn machine(pins: &Pins, kernels: &[Kernel], refresh: bool) -> Result<Machine> {
+    std::fs::create_dir_all(vm_cache())?;
+    if refresh {
+        let _ = std::fs::remove_dir_all(vm_cache().join("apt"));
+    }
+    std::thread::scope(|scope| {
+        // mmdebstrap brings its own apt; the rest shares private apt roots and goes one after the other.
+        let rootfs = scope.spawn(|| rootfs::ready(pins));
+        let files = || -> Result<_> {
+            let qemu = qemu::ready(pins)?;
+            let kernels = kernels
+                .iter()
+                .map(|pin| kernel::ready(pins, pin, refresh))
+                .collect::<Result<Vec<_>>>()?;
+            Ok((qemu, kernels))
+        };
+        let files = files();
+        let rootfs = rootfs
+            .join()
+            .map_err(|_| anyhow::anyhow!("making the root file system panicked"))??;
+        let (qemu, kernels) = files?;
+        Ok(Machine {
+            qemu,
+            rootfs,
+            kernels,
+        })
+    })
+}
+
+/// Debian packages that this machine lacks.
+pub(crate) fn packages() -> Result<()> {
+    let mut missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| sh::on_path(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if !Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
+        missing.push("debian-archive-keyring");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing)
+}
+
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    let Ok(mut apt) = sh::as_root("env") else {
+        bail!("missing here: {list}. As root: apt-get install {list}");
+    };
+    sh::step("setup", &format!("apt packages: {list}"), || {
+        let known = sh::output(Command::new("apt-cache").arg("policy").args(packages))?;
+        if known.matches("Candidate: ").count() < packages.len()
+            || known.contains("Candidate: (none)")
+        {
+            sh::run(sh::as_root("apt-get")?.arg("update"))?;
+        }
+        apt.args([
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+        ]);
+        sh::run(apt.args(packages)).with_context(|| format!("missing here: {list}"))
+    })
+}
+
+/// A compiler for eBPF and bpf-linker.
+pub(crate) fn compiler() -> Result<toolchain::Toolchain> {
+    let toolchain = match toolchain::find()? {
+        Some(found) => found,
+        None => {
+            toolchain::install()?;
+            toolchain::find()?.context("a compiler for eBPF was installed and is not found")?
+        }
+    };
+    sh::say(
+        "setup",
+        format_args!("eBPF is compiled by {}", toolchain.describe()),
+    );
+    if toolchain::bpf_linker().is_none() {
+        let root = target().join("tools");
+        sh::step("setup", &format!("bpf-linker {BPF_LINKER_VERSION}"), || {
+            let mut cargo = toolchain::clean_command("cargo");
+            cargo
+                .args([
+                    "install",
+                    "bpf-linker",
+                    "--version",
+                    BPF_LINKER_VERSION,
+                    "--locked",
+                    "--root",
+                ])
+                .arg(root);
+            sh::run(&mut cargo)
+        })?;
+    }
+    Ok(toolchain)
+}

@@ -1,0 +1,157 @@
+//! The disk that a run adds to the shared root file system: Syshold freshly built, the job, the share.
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::build::Built;
+use crate::layout::workspace;
+use crate::sh;
+use crate::vm::Job;
+
+/// Writes the payload as a tar; the guest unpacks it over its root before systemd starts.
+pub(crate) fn write(job: &Job, built: &Built, run_dir: &Path) -> Result<PathBuf> {
+    let stage = run_dir.join("payload");
+    let dir = |name: &str| -> Result<PathBuf> {
+        let path = stage.join(name);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    };
+    let init = workspace().join("tests/init");
+    let vm = dir("usr/lib/syshold-vm")?;
+    for file in sh::files_below(&init)? {
+        let name = file.file_name().context("a file has a name")?;
+        let to = match file.extension().and_then(|ext| ext.to_str()) {
+            Some("service" | "target") => dir("etc/systemd/system")?.join(name),
+            _ => vm.join(name),
+        };
+        fs::copy(&file, to)?;
+    }
+    symlink(
+        "../syshold-vm.service",
+        dir("etc/systemd/system/syshold-vm.target.wants")?.join("syshold-vm.service"),
+    )?;
+    install_syshold(built, &dir)?;
+
+    let state = dir("var/lib/syshold-vm")?;
+    let cmd: Vec<u8> = job
+        .command
+        .iter()
+        .flat_map(|word| [word.as_bytes(), b"\0"].concat())
+        .collect();
+    fs::write(state.join("cmd"), cmd)?;
+    fs::write(
+        state.join("kernel.json"),
+        serde_json::to_string(&job.kernel.pin)?,
+    )?;
+    let mut env = format!("VM_KERNEL={}\n", job.kernel.pin.name);
+    if let Some(policy) = &job.policy {
+        fs::copy(policy, state.join("policy.toml"))
+            .with_context(|| format!("cannot read {}", policy.display()))?;
+        env += &format!("VM_POLICY=1\nVM_ANSWER={}\n", job.answer);
+    }
+    if job.out.is_some() {
+        env += "VM_OUT=1\n";
+    }
+    if job.interactive {
+        env += "VM_INTERACTIVE=1\n";
+        let (rows, cols) = terminal_size();
+        env += &format!("VM_ROWS={rows}\nVM_COLS={cols}\n");
+        let drop_in = dir("etc/systemd/system/syshold-vm.service.d")?.join("tty.conf");
+        fs::write(
+            drop_in,
+            "[Service]\nStandardInput=tty-force\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/hvc0\nEnvironment=TERM=xterm-256color\n",
+        )?;
+    }
+    if job.share.is_some() {
+        env += "VM_CWD=/share\n";
+    }
+    fs::write(state.join("env"), env)?;
+
+    let payload = run_dir.join("payload.tar");
+    let mut tar = Command::new("tar");
+    tar.args([
+        "--create",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "--file",
+    ])
+    .arg(&payload);
+    // The root directory itself stays out: its mode is the image's.
+    let tops: Vec<_> = fs::read_dir(&stage)?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<Result<_, _>>()?;
+    sh::run(tar.arg("-C").arg(&stage).args(tops))?;
+    if let Some(share) = &job.share {
+        let mut tar = Command::new("tar");
+        tar.args([
+            "--append",
+            "--owner=0",
+            "--group=0",
+            "--numeric-owner",
+            "--exclude=./target",
+            "--exclude-vcs",
+            "--transform=s,^\\.,share,",
+            "--file",
+        ]);
+        sh::run(tar.arg(&payload).arg("-C").arg(share).arg("."))
+            .with_context(|| format!("cannot copy {}", share.display()))?;
+    }
+    fs::remove_dir_all(&stage)?;
+    Ok(payload)
+}
+
+/// Programs, units and default configuration, as a package would place them.
+fn install_syshold(built: &Built, dir: &impl Fn(&str) -> Result<PathBuf>) -> Result<()> {
+    for program in &built.programs {
+        let name = program.file_name().context("a program has a name")?;
+        let place = if name == "syshold" {
+            "usr/bin"
+        } else {
+            "usr/sbin"
+        };
+        let to = dir(place)?.join(name);
+        sh::run(
+            Command::new("strip")
+                .arg("--strip-debug")
+                .arg("-o")
+                .arg(&to)
+                .arg(program),
+        )?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
+    }
+    let config = workspace().join("config");
+    for file in if config.is_dir() {
+        sh::files_below(&config)?
+    } else {
+        Vec::new()
+    } {
+        let name = file.file_name().context("a file has a name")?;
+        match file.extension().and_then(|ext| ext.to_str()) {
+            Some("service" | "socket" | "target") => {
+                drop(fs::copy(&file, dir("usr/lib/systemd/system")?.join(name))?)
+            }
+            Some("toml") => drop(fs::copy(&file, dir("etc/syshold")?.join(name))?),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn terminal_size() -> (u16, u16) {
+    let said = Command::new("stty")
+        .arg("size")
+        .stdin(std::process::Stdio::inherit())
+        .output();
+    let said = said
+        .map(|out| String::from_utf8_lossy(&out.stdout).into_owned())
+        .unwrap_or_default();
+    let mut words = said.split_whitespace().filter_map(|word| word.parse().ok());
+    match (words.next(), words.next()) {
+        (Some(rows), Some(cols)) if rows > 0 && cols > 0 => (rows, cols),
+        _ => (24, 80),
+    }
+}
