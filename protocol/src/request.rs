@@ -168,6 +168,9 @@ pub struct PolicyRef {
     pub sha256: Digest,
     pub title: String,
     pub why: String,
+    /// The group of people the rule asks; absent: anyone with an account may answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvers: Option<String>,
 }
 
 /// How loudly to ask.
