@@ -72,9 +72,9 @@ pub fn endpoint(name: Option<&str>, ip: IpAddr, port: u16) -> String {
             let mut out = String::new();
             for c in name.chars() {
                 if c.is_ascii() {
-                    push_escaped(&mut out, c)
+                    push_escaped(&mut out, c);
                 } else {
-                    push_code(&mut out, c)
+                    push_code(&mut out, c);
                 }
             }
             format!("{out} ({address})")

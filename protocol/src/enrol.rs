@@ -67,7 +67,7 @@ impl EnrolToken {
 
     /// The token as text, to hand to the person who enrols a host.
     pub fn reveal(&self) -> Zeroizing<String> {
-        let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*self.secret));
+        let secret = Zeroizing::new(URL_SAFE_NO_PAD.encode(self.secret.as_slice()));
         Zeroizing::new(format!("{PREFIX}{}.{}", *secret, self.ca_sha256))
     }
 }

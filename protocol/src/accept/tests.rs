@@ -332,7 +332,7 @@ fn each_condition_refuses_on_its_own() {
         change(&mut decision);
         match judge(&decision) {
             Err(refusal) if expected(&refusal) => {
-                assert!(refusal.to_string().len() > 10, "{name}: says why")
+                assert!(refusal.to_string().len() > 10, "{name}: says why");
             }
             other => panic!("{name}: {other:?}"),
         }
@@ -526,7 +526,7 @@ fn wrong_types_and_unknown_fields_are_refused_even_when_signed() {
     judge_json(value.clone()).expect("unchanged");
     let mut all = Vec::new();
     paths(&value, "", &mut all);
-    assert!(all.len() > 25, "{all:?}");
+    assert!(all.len() >= 25, "{all:?}");
     for path in all {
         for strange in [
             json!([[]]),
