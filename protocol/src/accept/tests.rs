@@ -616,11 +616,11 @@ proptest! {
     #[test]
     fn any_byte_of_the_envelope_flipped_is_refused(pick in any::<prop::sample::Index>(), bit in 0_u8..8) {
         let mut bytes = dsse::seal(&good("once"), &key(1)).unwrap().envelope;
+        // The key id is an unsigned hint, so nothing hangs on its name or value.
+        let keyid = String::from_utf8_lossy(&bytes).find("\"keyid\"").unwrap();
         let at = pick.index(bytes.len());
         bytes[at] ^= 1 << bit;
         let result = accept(&bytes, &outstanding(), &key(1).public().into(), NOW, &|_| false);
-        // The key id is an unsigned hint.
-        let keyid = String::from_utf8_lossy(&bytes).find("keyid").map_or(0..0, |start| start.saturating_sub(1)..start + 45);
-        prop_assert!(result.is_err() || keyid.contains(&at), "byte {at}");
+        prop_assert!(result.is_err() || (keyid..keyid + 42).contains(&at), "byte {at}");
     }
 }
