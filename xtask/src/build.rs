@@ -45,7 +45,7 @@ pub(crate) fn all(release: bool) -> Result<Built> {
 pub(crate) fn ebpf() -> Result<()> {
     let source = workspace().join("agent-ebpf");
     let toolchain = setup::compiler()?;
-    let mut parts = vec![toolchain.describe().into_bytes()];
+    let mut parts = vec![toolchain.key().into_bytes()];
     for file in sh::files_below(&source)? {
         parts.push(file.display().to_string().into_bytes());
         parts.push(std::fs::read(&file)?);
@@ -56,37 +56,41 @@ pub(crate) fn ebpf() -> Result<()> {
     if object.exists() && std::fs::read_to_string(&stamp).is_ok_and(|had| had == key) {
         return Ok(());
     }
-    sh::step("build", "eBPF programs", || {
-        let mut cargo = toolchain.cargo()?;
-        cargo.current_dir(&source).args([
-            "build",
-            "--release",
-            "--locked",
-            "-Z",
-            "build-std=core",
-            "--target",
-            "bpfel-unknown-none",
-        ]);
-        cargo
-            .arg("--message-format=json-render-diagnostics")
-            .arg("--target-dir")
-            .arg(target().join("bpf/build"));
-        if !source.join("Cargo.lock").exists() {
-            bail!("agent-ebpf/Cargo.lock is missing");
-        }
-        let made = executables(&mut cargo)?;
-        let [program] = &made[..] else {
-            bail!("agent-ebpf made {} programs, not one", made.len())
-        };
-        std::fs::create_dir_all(object.parent().context("the object has a directory")?)?;
-        // Only a changed object makes the daemon's build script run again.
-        if std::fs::read(&object).ok() != Some(std::fs::read(program)?) {
-            let partial = object.with_extension("partial");
-            std::fs::copy(program, &partial)?;
-            std::fs::rename(&partial, &object)?;
-        }
-        Ok(std::fs::write(&stamp, key)?)
-    })
+    sh::step(
+        "build",
+        &format!("eBPF programs, by {}", toolchain.describe()),
+        || {
+            let mut cargo = toolchain.cargo()?;
+            cargo.current_dir(&source).args([
+                "build",
+                "--release",
+                "--locked",
+                "-Z",
+                "build-std=core",
+                "--target",
+                "bpfel-unknown-none",
+            ]);
+            cargo
+                .arg("--message-format=json-render-diagnostics")
+                .arg("--target-dir")
+                .arg(target().join("bpf/build"));
+            if !source.join("Cargo.lock").exists() {
+                bail!("agent-ebpf/Cargo.lock is missing");
+            }
+            let made = executables(&mut cargo)?;
+            let [program] = &made[..] else {
+                bail!("agent-ebpf made {} programs, not one", made.len())
+            };
+            std::fs::create_dir_all(object.parent().context("the object has a directory")?)?;
+            // Only a changed object makes the daemon's build script run again.
+            if std::fs::read(&object).ok() != Some(std::fs::read(program)?) {
+                let partial = object.with_extension("partial");
+                std::fs::copy(program, &partial)?;
+                std::fs::rename(&partial, &object)?;
+            }
+            Ok(std::fs::write(&stamp, key)?)
+        },
+    )
 }
 
 fn programs(release: bool) -> Result<Built> {

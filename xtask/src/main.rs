@@ -4,12 +4,12 @@ mod build;
 mod layout;
 mod setup;
 mod sh;
+mod test;
 mod toolchain;
 mod vm;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -29,15 +29,22 @@ enum Verb {
     Setup(setup::Arguments),
     /// Build the eBPF object, the daemon, the command line and the gateway
     Build(build::Arguments),
+    /// Unit tests here, then the cases of tests/ on every kernel
+    Test(test::Arguments),
     /// Boot a test machine with the freshly built Syshold
     #[command(subcommand)]
     Vm(vm::Verb),
 }
 
-fn main() -> Result<ExitCode> {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
         Verb::Setup(arguments) => setup::verb(&arguments),
         Verb::Build(arguments) => build::verb(&arguments),
+        Verb::Test(arguments) => test::verb(&arguments),
         Verb::Vm(verb) => vm::verb(verb),
-    }
+    };
+    done.unwrap_or_else(|error| {
+        sh::say("error", format_args!("{error:#}"));
+        ExitCode::FAILURE
+    })
 }

@@ -55,10 +55,14 @@ fn all(refresh: bool) -> Result<()> {
     std::thread::scope(|scope| {
         let compiler = scope.spawn(compiler);
         let machine = machine(&pins, &pins.kernels, refresh);
-        compiler
+        let compiler = compiler
             .join()
             .map_err(|_| anyhow::anyhow!("setting up the compiler panicked"))??;
         let machine = machine?;
+        sh::say(
+            "setup",
+            format_args!("eBPF is compiled by {}", compiler.describe()),
+        );
         sh::say(
             "setup",
             format_args!(
@@ -161,10 +165,6 @@ pub(crate) fn compiler() -> Result<toolchain::Toolchain> {
             toolchain::find()?.context("a compiler for eBPF was installed and is not found")?
         }
     };
-    sh::say(
-        "setup",
-        format_args!("eBPF is compiled by {}", toolchain.describe()),
-    );
     if toolchain::bpf_linker().is_none() {
         let root = target().join("tools");
         sh::step("setup", &format!("bpf-linker {BPF_LINKER_VERSION}"), || {

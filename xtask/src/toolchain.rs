@@ -12,6 +12,8 @@ use crate::{setup, sh};
 pub(crate) const BPF_LINKER_VERSION: &str = "0.10.3";
 /// bpf-linker 0.10 is made for this LLVM, and uses the compiler's own copy.
 const LLVM_MAJOR: &str = "22";
+/// Fetch-and-add needs v3, which all kernels since 5.12 have.
+const FLAGS: [&str; 3] = ["-Clink-arg=--btf", "-Cdebuginfo=2", "-Ctarget-cpu=v3"];
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 #[derive(Debug, Clone)]
@@ -25,20 +27,33 @@ impl Toolchain {
         format!("{} in {}", self.version, self.sysroot.display())
     }
 
+    /// What the object depends on beside its source.
+    pub(crate) fn key(&self) -> String {
+        format!(
+            "{} {} {}",
+            self.describe(),
+            BPF_LINKER_VERSION,
+            FLAGS.join(" ")
+        )
+    }
+
     /// Cargo of this toolchain, set up to build eBPF.
     pub(crate) fn cargo(&self) -> Result<Command> {
         let linker = bpf_linker().context("no bpf-linker: run `cargo xtask setup`")?;
         let mut cargo = clean_command(&self.sysroot.join("bin/cargo").display().to_string());
-        let flags = [
-            format!("-Clinker={}", linker.display()),
-            "-Clink-arg=--btf".into(),
-            "-Cdebuginfo=2".into(),
-        ];
         cargo
             // Debian's cargo and rustc are not nightlies; rustup's ignore this.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTC", self.sysroot.join("bin/rustc"))
-            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .env(
+                "CARGO_ENCODED_RUSTFLAGS",
+                FLAGS
+                    .iter()
+                    .map(|flag| (*flag).to_owned())
+                    .chain([format!("-Clinker={}", linker.display())])
+                    .collect::<Vec<_>>()
+                    .join("\x1f"),
+            )
             .env("LD_LIBRARY_PATH", self.llvm_dir()?);
         Ok(cargo)
     }

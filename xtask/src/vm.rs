@@ -102,6 +102,23 @@ pub(crate) struct Outcome {
 /// Where a run's output goes.
 pub(crate) type Sink = Box<dyn Write + Send>;
 
+impl Job {
+    /// Runs a command with Syshold installed and nothing started.
+    pub(crate) fn new(kernel: KernelFiles, command: Vec<String>) -> Self {
+        Self {
+            kernel,
+            command,
+            share: None,
+            out: None,
+            policy: None,
+            answer: "none".into(),
+            icount: false,
+            interactive: false,
+            limit: Duration::from_secs(600),
+        }
+    }
+}
+
 pub(crate) fn verb(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Shell(shell) => start(shell.common, |job| {
@@ -132,17 +149,10 @@ fn start(common: Common, more: impl FnOnce(&mut Job)) -> Result<ExitCode> {
         .first()
         .context("a kernel was asked for")?
         .clone();
-    let mut job = Job {
-        kernel,
-        command: Vec::new(),
-        share: common.share,
-        out: None,
-        policy: common.policy,
-        answer: common.answer,
-        icount: false,
-        interactive: false,
-        limit: Duration::ZERO,
-    };
+    let mut job = Job::new(kernel, Vec::new());
+    job.share = common.share;
+    job.policy = common.policy;
+    job.answer = common.answer;
     more(&mut job);
     let outcome = run(
         &machine,

@@ -132,9 +132,11 @@ fn install_syshold(built: &Built, dir: &impl Fn(&str) -> Result<PathBuf>) -> Res
         let name = file.file_name().context("a file has a name")?;
         match file.extension().and_then(|ext| ext.to_str()) {
             Some("service" | "socket" | "target") => {
-                drop(fs::copy(&file, dir("usr/lib/systemd/system")?.join(name))?)
+                fs::copy(&file, dir("usr/lib/systemd/system")?.join(name))?;
             }
-            Some("toml") => drop(fs::copy(&file, dir("etc/syshold")?.join(name))?),
+            Some("toml") => {
+                fs::copy(&file, dir("etc/syshold")?.join(name))?;
+            }
             _ => {}
         }
     }
