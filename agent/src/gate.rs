@@ -1,1 +1,0 @@
-//! Pending holds, deadlines, grants. Pure.

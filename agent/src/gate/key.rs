@@ -1,0 +1,83 @@
+//! What makes two holds the same question.
+use std::net::SocketAddr;
+
+use crate::request::{Actions, AgentId, Classes, Object, Request, Transport};
+use crate::rules::Reason;
+
+/// Holds with the same key share a request, and an approval of one may cover the other.
+///
+/// Kernel facts, not what a path looks like; the rule, so that what one rule's approvers said
+/// never answers for another's; the policy, because indices mean nothing in the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) policy: u64,
+    pub(super) agent: AgentId,
+    pub(super) rule: String,
+    actions: Actions,
+    classes: Classes,
+    pub(super) object: Place,
+}
+
+/// An object without what differs between two tries at the same thing: the socket's cookie.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    Address(Transport, SocketAddr),
+    File {
+        dev: u32,
+        ino: u64,
+        generation: u64,
+    },
+    /// The path tells names apart whose hashes are equal.
+    NewFile {
+        dev: u32,
+        ino: u64,
+        name_hash: u64,
+        path: Option<String>,
+    },
+}
+
+impl Key {
+    pub(super) fn new(policy: u64, request: &Request, reason: &Reason) -> Self {
+        let object = match &request.object {
+            Object::Socket { transport, to, .. } => Place::Address(*transport, *to),
+            &Object::File {
+                dev,
+                ino,
+                generation,
+                ..
+            } => Place::File {
+                dev,
+                ino,
+                generation,
+            },
+            Object::NewFile {
+                dev,
+                ino,
+                name_hash,
+                path,
+            } => Place::NewFile {
+                dev: *dev,
+                ino: *ino,
+                name_hash: *name_hash,
+                path: path.clone(),
+            },
+        };
+        Self {
+            policy,
+            agent: request.agent,
+            rule: reason.rule.clone(),
+            actions: request.actions,
+            classes: request.classes,
+            object,
+        }
+    }
+}
+
+/// The cookie of the object's socket. None for files, which are asked about every time, and
+/// for a socket the kernel gave none: nothing tells it from another.
+pub(super) fn cookie(object: &Object) -> Option<u64> {
+    match object {
+        Object::Socket { cookie: 0, .. } | Object::File { .. } | Object::NewFile { .. } => None,
+        &Object::Socket { cookie, .. } => Some(cookie),
+    }
+}

@@ -1,0 +1,213 @@
+//! The holds that nothing has been released for yet, and those that have.
+//!
+//! [`Pending::take`] is the only maker of a [`ReleaseRight`], and it removes the hold: a hold
+//! is released once or never.
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::key::Key;
+use super::ruling::Basis;
+use super::timers::TimerId;
+use super::types::{Hold, Now, Verdict};
+use crate::request::HoldId;
+use crate::rules::{Reason, Terms};
+use syshold_protocol::decision::Lifespan;
+use syshold_protocol::ids::RequestId;
+
+/// The right to publish a verdict for one hold. Neither copied nor made anywhere else.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReleaseRight(HoldId);
+
+impl ReleaseRight {
+    #[must_use]
+    pub const fn id(&self) -> HoldId {
+        self.0
+    }
+}
+
+/// A hold and how far it is.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) hold: Hold,
+    pub(super) reason: Reason,
+    pub(super) state: State,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// People are asked.
+    Waiting(Waiting),
+    /// Decided; the decision leaf is being committed.
+    Recording {
+        verdict: Verdict,
+        basis: Option<Basis>,
+        key: Option<Arc<Key>>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) key: Arc<Key>,
+    pub(super) terms: Terms,
+    pub(super) request: RequestId,
+    /// Its place among the holds that joined the request.
+    pub(super) place: u64,
+    pub(super) until: Now,
+    pub(super) timer: TimerId,
+}
+
+impl Held {
+    /// The approval of a single use that allows it, if that is why it goes on.
+    pub(super) fn single_use(&self) -> Option<(&Arc<Key>, &Basis)> {
+        match &self.state {
+            State::Recording {
+                verdict: Verdict::Allow,
+                basis: Some(basis),
+                key: Some(key),
+            } if basis
+                .granted
+                .is_some_and(|granted| granted.lifespan == Lifespan::Single) =>
+            {
+                Some((key, basis))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn request(&self) -> Option<RequestId> {
+        match &self.state {
+            State::Waiting(waiting) => Some(waiting.request),
+            State::Recording { basis, .. } => basis.as_ref().map(|basis| basis.request),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    holds: HashMap<HoldId, Held>,
+    waiting: usize,
+}
+
+impl Pending {
+    pub(super) fn len(&self) -> usize {
+        self.holds.len()
+    }
+
+    /// How many of them people are asked about.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(super) fn insert(&mut self, held: Held) {
+        if let Entry::Vacant(vacant) = self.holds.entry(held.hold.id) {
+            self.waiting += usize::from(matches!(held.state, State::Waiting(_)));
+            vacant.insert(held);
+        }
+    }
+
+    pub(super) fn find(&self, id: HoldId) -> Option<&Held> {
+        self.holds.get(&id)
+    }
+
+    pub(super) fn find_waiting(&self, id: HoldId) -> Option<&Waiting> {
+        match &self.holds.get(&id)?.state {
+            State::Waiting(waiting) => Some(waiting),
+            State::Recording { .. } => None,
+        }
+    }
+
+    /// Another request speaks for it now.
+    pub(super) fn rejoin(&mut self, id: HoldId, request: RequestId, place: u64) {
+        if let Some(Held {
+            state: State::Waiting(waiting),
+            ..
+        }) = self.holds.get_mut(&id)
+        {
+            waiting.request = request;
+            waiting.place = place;
+        }
+    }
+
+    /// Ends the wait of a hold; None when it does not wait. A decision is never changed.
+    pub(super) fn decide(
+        &mut self,
+        id: HoldId,
+        verdict: Verdict,
+        basis: Option<Basis>,
+    ) -> Option<(Waiting, &Reason)> {
+        let held = self.holds.get_mut(&id)?;
+        let State::Waiting(waiting) = &held.state else {
+            return None;
+        };
+        let recording = State::Recording {
+            verdict,
+            basis,
+            key: Some(Arc::clone(&waiting.key)),
+        };
+        self.waiting -= 1;
+        match std::mem::replace(&mut held.state, recording) {
+            State::Waiting(waiting) => Some((waiting, &held.reason)),
+            State::Recording { .. } => None,
+        }
+    }
+
+    /// Removes a hold: the only way to the right to release it.
+    pub(super) fn take(&mut self, id: HoldId) -> Option<(Held, ReleaseRight)> {
+        let held = self.holds.remove(&id)?;
+        self.waiting -= usize::from(matches!(held.state, State::Waiting(_)));
+        Some((held, ReleaseRight(id)))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.holds.values()
+    }
+}
+
+/// Released holds whose end the kernel has not told yet, and the last ones it has: a late or
+/// repeated event about them starts nothing. Full: the oldest is forgotten.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// None: its outcome has been told.
+    holds: HashMap<HoldId, Option<Released>>,
+    order: VecDeque<HoldId>,
+    most: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Released {
+    pub(super) verdict: Verdict,
+    pub(super) request: Option<RequestId>,
+    pub(super) held_at: Now,
+}
+
+impl Settled {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            holds: HashMap::new(),
+            order: VecDeque::new(),
+            most,
+        }
+    }
+
+    pub(super) fn contains(&self, id: HoldId) -> bool {
+        self.holds.contains_key(&id)
+    }
+
+    /// Returns the hold that was forgotten for it without its outcome being known.
+    pub(super) fn insert(&mut self, id: HoldId, released: Released) -> Option<(HoldId, Released)> {
+        self.holds.insert(id, Some(released));
+        self.order.push_back(id);
+        if self.order.len() <= self.most {
+            return None;
+        }
+        let oldest = self.order.pop_front()?;
+        Some((oldest, self.holds.remove(&oldest)??))
+    }
+
+    /// The released hold, the first time its end is told.
+    pub(super) fn end(&mut self, id: HoldId) -> Option<Released> {
+        self.holds.get_mut(&id)?.take()
+    }
+}
