@@ -1,0 +1,120 @@
+//! What is odd in a policy, but not wrong: rules that never matter, openings, nothing to do.
+use std::ops::Range;
+
+use super::error::Notes;
+use super::raw::RawPolicy;
+use super::{Agent, Class, Failure, Rule, Target};
+use crate::request::Action;
+use crate::rules::Fallback;
+
+pub(super) fn warn(
+    raw: &RawPolicy,
+    agents: &[Agent],
+    classes: &[Class],
+    failure: Failure,
+    rules: &[(Rule, Range<usize>)],
+    notes: &mut Notes<'_>,
+) {
+    openings(raw, failure, notes);
+    if agents.is_empty() {
+        notes.warn(
+            &(0..0),
+            "no agent is named, so nothing is governed",
+            "add a [[govern]] with a name and an owner",
+        );
+    }
+    for (i, (rule, span)) in rules.iter().enumerate() {
+        let nowhere = rule.to.as_ref().is_some_and(Vec::is_empty);
+        if rule.actions.0 == 0 || rule.agent_bits() == 0 || nowhere {
+            // An error elsewhere, or no agents at all.
+            continue;
+        }
+        let needs_files = !is_network(rule);
+        if needs_files && classes.is_empty() {
+            notes.warn(
+                span,
+                format!(
+                    "the rule `{}` never matters: nothing is protected",
+                    rule.name
+                ),
+                "add a [[protect]] with the paths it is about",
+            );
+        } else if unreachable(rule, rules.get(..i).unwrap_or_default()) {
+            notes.warn(
+                span,
+                format!(
+                    "the rule `{}` never matters: rules above it match first",
+                    rule.name
+                ),
+                "move it up, or remove it",
+            );
+        }
+    }
+}
+
+fn openings(raw: &RawPolicy, failure: Failure, notes: &mut Notes<'_>) {
+    let keys = [
+        (
+            "on_timeout",
+            raw.failure.on_timeout.as_ref(),
+            failure.on_timeout,
+        ),
+        (
+            "on_unreachable",
+            raw.failure.on_unreachable.as_ref(),
+            failure.on_unreachable,
+        ),
+        (
+            "on_daemon_loss",
+            raw.failure.on_daemon_loss.as_ref(),
+            failure.on_daemon_loss,
+        ),
+    ];
+    for (key, text, fallback) in keys {
+        if let (Some(text), Fallback::Allow) = (text, fallback) {
+            notes.warn(
+                &text.span(),
+                format!("`{key} = \"allow\"` lets through what nobody has approved"),
+                "write \"deny\" unless that is meant; `syshold status` will show it",
+            );
+        }
+    }
+}
+
+fn is_network(rule: &Rule) -> bool {
+    rule.covers_action(Action::Connect) || rule.covers_action(Action::Send)
+}
+
+/// Whether for each agent, action and target or class some rule above matches first.
+fn unreachable(rule: &Rule, above: &[(Rule, Range<usize>)]) -> bool {
+    let taken = |action: Action, covers: &dyn Fn(&Rule) -> bool| {
+        let agents = above
+            .iter()
+            .map(|(earlier, _)| earlier)
+            .filter(|earlier| earlier.covers_action(action) && covers(earlier))
+            .fold(0, |bits, earlier| bits | earlier.agent_bits());
+        rule.agent_bits() & !agents == 0
+    };
+    rule.actions.iter().all(|action| match action {
+        Action::Connect | Action::Send => match &rule.to {
+            None => taken(action, &|earlier| earlier.to.is_none() || has_any(earlier)),
+            Some(targets) => targets
+                .iter()
+                .all(|target| taken(action, &|earlier| covers(earlier, target))),
+        },
+        _ => rule
+            .data
+            .iter()
+            .all(|class| taken(action, &|earlier| earlier.data.0 & (1 << class) != 0)),
+    })
+}
+
+fn has_any(rule: &Rule) -> bool {
+    covers(rule, &Target::Any(super::Ports::ALL))
+}
+
+fn covers(rule: &Rule, target: &Target) -> bool {
+    rule.to
+        .as_ref()
+        .is_none_or(|targets| targets.iter().any(|wider| wider.covers(target)))
+}
