@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::layout::{bpf_object, target, workspace};
 use crate::{setup, sh, toolchain};
 
-const PROGRAMS: [&str; 3] = ["sysholdd", "syshold", "syshold-approver"];
+pub(crate) const PROGRAMS: [&str; 3] = ["sysholdd", "syshold", "syshold-approver"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -21,7 +21,10 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Built {
+    /// What is shipped.
     pub(crate) programs: Vec<PathBuf>,
+    /// What test cases and measurements run: the programs of crate `tests`.
+    pub(crate) helpers: Vec<PathBuf>,
 }
 
 pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
@@ -101,6 +104,8 @@ fn programs(release: bool) -> Result<Built> {
         "syshold-agent",
         "-p",
         "syshold-approver",
+        "-p",
+        "syshold-tests",
         "--bins",
     ]);
     cargo.arg("--message-format=json-render-diagnostics");
@@ -115,12 +120,13 @@ fn programs(release: bool) -> Result<Built> {
             "programs"
         },
     );
-    let mut programs = executables(&mut cargo)?;
-    programs.retain(|path| {
+    let made = executables(&mut cargo)?;
+    let shipped = |path: &PathBuf| {
         path.file_name()
             .is_some_and(|name| PROGRAMS.iter().any(|program| name == *program))
-    });
-    Ok(Built { programs })
+    };
+    let (programs, helpers) = made.into_iter().partition(shipped);
+    Ok(Built { programs, helpers })
 }
 
 /// Runs cargo with its messages on stderr, and returns the programs it made or found fresh.

@@ -1,6 +1,8 @@
 //! `cargo xtask`: the verbs with which Syshold is set up, built, shown, tested, measured and packed.
 mod apt;
+mod bench;
 mod build;
+mod dist;
 mod layout;
 mod setup;
 mod sh;
@@ -34,6 +36,10 @@ enum Verb {
     /// Boot a test machine with the freshly built Syshold
     #[command(subcommand)]
     Vm(vm::Verb),
+    /// Measure what Syshold costs, in guest instructions
+    Bench(bench::Arguments),
+    /// Pack programs, units, configuration and documents into target/dist
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +48,8 @@ fn main() -> ExitCode {
         Verb::Build(arguments) => build::verb(&arguments),
         Verb::Test(arguments) => test::verb(&arguments),
         Verb::Vm(verb) => vm::verb(verb),
+        Verb::Bench(arguments) => bench::verb(&arguments),
+        Verb::Dist(arguments) => dist::verb(&arguments),
     };
     done.unwrap_or_else(|error| {
         sh::say("error", format_args!("{error:#}"));

@@ -123,7 +123,7 @@ pub(crate) fn verb(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Shell(shell) => start(shell.common, |job| {
             job.interactive = true;
-            job.command = vec!["/bin/login".into(), "-f".into(), "root".into()];
+            job.command = vec!["/bin/bash".into(), "--login".into()];
             job.limit = Duration::from_secs(24 * 3600);
         }),
         Verb::Exec(exec) => start(exec.common, |job| {
@@ -188,7 +188,7 @@ pub(crate) fn run(
     stdout: Sink,
     stderr: Sink,
 ) -> Result<Outcome> {
-    let run_dir = tempfile::Builder::new().prefix("syshold-vm-").tempdir()?;
+    let run_dir = run_dir()?;
     let payload = payload::write(job, built, run_dir.path())?;
     let out_disk = run_dir.path().join("out.img");
     if job.out.is_some() {
@@ -224,6 +224,24 @@ pub(crate) fn run(
             tail(&console, 40)
         )
     })
+}
+
+/// A directory for this run's disks and ports: ports have short names only there. An interrupted
+/// xtask leaves its own behind, so the next one sweeps.
+fn run_dir() -> Result<tempfile::TempDir> {
+    const PREFIX: &str = "syshold-vm-";
+    let ours = std::env::temp_dir();
+    for entry in std::fs::read_dir(&ours)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    Ok(tempfile::Builder::new().prefix(&prefix).tempdir()?)
 }
 
 fn watch(mut guest: Guest, inbox: &mpsc::Receiver<Event>, job: &Job) -> Result<Outcome> {

@@ -60,9 +60,12 @@ pub(crate) fn write(job: &Job, built: &Built, run_dir: &Path) -> Result<PathBuf>
         let (rows, cols) = terminal_size();
         env += &format!("VM_ROWS={rows}\nVM_COLS={cols}\n");
         let drop_in = dir("etc/systemd/system/syshold-vm.service.d")?.join("tty.conf");
+        let term = std::env::var("TERM").unwrap_or_else(|_| "vt220".into());
+        let tty =
+            "StandardInput=tty-force\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/hvc0";
         fs::write(
             drop_in,
-            "[Service]\nStandardInput=tty-force\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/hvc0\nEnvironment=TERM=xterm-256color\n",
+            format!("[Service]\n{tty}\nEnvironment=TERM={term}\n"),
         )?;
     }
     if job.share.is_some() {
@@ -106,14 +109,19 @@ pub(crate) fn write(job: &Job, built: &Built, run_dir: &Path) -> Result<PathBuf>
 
 /// Programs, units and default configuration, as a package would place them.
 fn install_syshold(built: &Built, dir: &impl Fn(&str) -> Result<PathBuf>) -> Result<()> {
-    for program in &built.programs {
-        let name = program.file_name().context("a program has a name")?;
-        let place = if name == "syshold" {
-            "usr/bin"
-        } else {
-            "usr/sbin"
-        };
-        let to = dir(place)?.join(name);
+    let helpers = built
+        .helpers
+        .iter()
+        .map(|program| (program, "usr/lib/syshold-tests"));
+    let programs = built
+        .programs
+        .iter()
+        .map(|program| match program.file_name() {
+            Some(name) if name == "syshold" => (program, "usr/bin"),
+            _ => (program, "usr/sbin"),
+        });
+    for (program, place) in programs.chain(helpers) {
+        let to = dir(place)?.join(program.file_name().context("a program has a name")?);
         sh::run(
             Command::new("strip")
                 .arg("--strip-debug")
