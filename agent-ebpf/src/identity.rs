@@ -7,11 +7,11 @@ use aya_ebpf::{
     },
 };
 use syshold_abi::{
-    Event, Governed, InodeKey, PID_DAEMON, PID_FREE, PID_LIMIT, PID_PAGE, event, hook, pid_byte,
+    Event, Governed, InodeKey, Key, PID_DAEMON, PID_FREE, PID_PAGE, event, hook, pid_byte,
 };
 
 use crate::{
-    decide::{emit, now},
+    decide::{emit, forget, now},
     field::{Kernel, add, load, offset},
     maps::{CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE, USERS},
 };
@@ -151,17 +151,25 @@ pub unsafe fn exit(task: Kernel) {
         return;
     }
     let tid: u32 = load(task, offset!(task_pid));
-    if PENDING.get_ptr(&tid).is_some() {
-        let _ = PENDING.remove(&tid);
-        emit(&Event { kind: event::ABANDONED, tid, tgid, ..Event::default() });
+    if let Some(pending) = PENDING.get_ptr(&tid) {
+        let id = (*pending).id;
+        forget(tid, tgid);
+        emit(&Event { kind: event::ABANDONED, tid, tgid, id, ..Event::default() });
     }
     if live == 0 {
         set_byte(tgid, PID_FREE);
         if GOVERNED.remove(&tgid).is_ok() {
             count_governed(-1);
         }
-        emit(&Event { kind: event::EXITED, tid, tgid, ..Event::default() });
+        tell_process(event::EXITED, tid, tgid, load(task, offset!(task_start_boottime)));
     }
+}
+
+/// A governed process has changed: what was granted to it ends.
+#[inline(always)]
+fn tell_process(kind: u32, tid: u32, tgid: u32, start_ns: u64) {
+    let key = Key { a: start_ns, ..Key::default() };
+    emit(&Event { kind, tid, tgid, key, ..Event::default() });
 }
 
 /// From here on new holds are denied and pending ones stay; unless it restarts on purpose.
@@ -180,7 +188,14 @@ unsafe fn daemon_gone(tgid: u32) {
 #[inline(always)]
 pub unsafe fn enters<C: EbpfContext>(_: &C, exe: Option<InodeKey>, uid: Option<u32>, why: u32) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if tgid >= PID_LIMIT || byte_of(tgid) != PID_FREE {
+    let byte = byte_of(tgid);
+    if byte != PID_FREE {
+        if why == hook::EXEC
+            && byte != PID_DAEMON
+            && let Some(process) = GOVERNED.get_ptr(&tgid)
+        {
+            tell_process(event::EXECED, tgid, tgid, (*process).start_ns);
+        }
         return;
     }
     let agent = exe

@@ -340,7 +340,7 @@ pub struct Event {
     pub agent: u32,
     /// Hold id, or 0.
     pub id: u64,
-    /// HELD: 0. RESUMED: the verdict applied. DENIED: one of [`cause`]. SIGNAL: the signal.
+    /// DENIED: one of [`cause`]. SIGNAL: the signal, with `key.a` 1 when it is the process's.
     pub cause: u32,
     pub hook: u32,
     /// DENIED: what was tried.
@@ -361,8 +361,10 @@ pub mod event {
     pub const SIGNAL: u32 = 5;
     /// A process entered governance by exec, user, unit or cgroup.
     pub const ENTERED: u32 = 6;
-    /// A governed process is gone (its last thread).
+    /// A governed process is gone (its last thread). `key.a`: its `start_boottime`.
     pub const EXITED: u32 = 7;
+    /// A governed process runs another program now. `key.a`: its `start_boottime`.
+    pub const EXECED: u32 = 8;
 }
 
 /// Byte offsets of kernel fields, resolved by the daemon from the running kernel's BTF.

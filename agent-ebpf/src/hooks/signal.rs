@@ -1,7 +1,7 @@
 //! Tells the daemon that a process with a held thread was sent a signal: a frozen thread cannot
 //! run its handler, nor notice that it should stop.
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use syshold_abi::{Event, PID_DAEMON, PID_FREE, event, hook};
+use syshold_abi::{Event, Key, PID_DAEMON, PID_FREE, event, hook};
 
 use crate::{
     decide::{emit, now},
@@ -22,6 +22,7 @@ pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     let sig: u32 = ctx.arg(0);
     let info: u64 = ctx.arg(1);
     let task: Kernel = ctx.arg(2);
+    let group: u32 = ctx.arg(3);
     let result: u32 = ctx.arg(4);
     // Our own pair is sent with SEND_SIG_PRIV.
     if sig == SIGCONT || info == SEND_SIG_PRIV || result != TRACE_SIGNAL_DELIVERED {
@@ -47,6 +48,7 @@ pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
             tgid,
             cause: sig,
             hook: hook::SIGNAL,
+            key: Key { a: u64::from(group != 0), ..Key::default() },
             ..Event::default()
         });
     }

@@ -1,1 +1,363 @@
-//! The only unsafe: programs, maps, offsets, pidfds.
+//! The kernel side, as the driver sees it: programs, maps, offsets, events. The only unsafe.
+//!
+//! Everything is pinned: links and maps outlive the daemon, so that its death releases nothing
+//! (see [`Kernel::load`] for what a restart does with what it finds).
+#![expect(unsafe_code, reason = "mmap of maps, pidfd and prctl syscalls; each block says why")]
+mod load;
+mod mmap;
+pub mod offsets;
+mod process;
+
+use std::ffi::CStr;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use syshold_abi::{
+    self as abi, Daemon, Event, Governed, InodeKey, NetRule, PathRule, Pending, Root,
+};
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+
+pub use load::{LoadError, PINS, Program};
+pub use process::{continue_process, stop_dumps};
+
+use crate::gate::{ReleaseRight, Verdict};
+use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request, Transport};
+
+/// The loaded programs and their maps.
+pub struct Kernel {
+    pub programs: Vec<Program>,
+    events: AsyncFd<Events>,
+    pids: mmap::Shared,
+    verdicts: mmap::Shared,
+    governed: HashMap<MapData, u32, Governed>,
+    pending: HashMap<MapData, u32, Pending>,
+    daemon: Array<MapData, Daemon>,
+    net_rules: Array<MapData, NetRule>,
+    path_rules: Array<MapData, PathRule>,
+    roots: HashMap<MapData, InodeKey, Root>,
+    root_bits: Array<MapData, u64>,
+    exes: HashMap<MapData, InodeKey, u32>,
+    users: HashMap<MapData, u32, u32>,
+    cgroups: HashMap<MapData, u64, u32>,
+    cgroup_names: HashMap<MapData, [u8; abi::CGROUP_NAME_LEN], u32>,
+    last_open: HashMap<MapData, u32, InodeKey>,
+    canary: Array<MapData, u64>,
+    counts: PerCpuArray<MapData, u64>,
+    switch: Daemon,
+}
+
+#[derive(Debug, Error)]
+pub enum KernelError {
+    #[error("the kernel's map {map}: {source}")]
+    Map { map: &'static str, source: MapError },
+    #[error("cannot enrol {path}: {source}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot enrol {path}: the file_open program did not see it opened; enforcement is not live")]
+    Unseen { path: PathBuf },
+    #[error("the policy needs {found} {what}; this kernel side holds {most}")]
+    TooMany { what: &'static str, found: usize, most: usize },
+}
+
+/// What the kernel is to enforce; replaces everything that was enforced before.
+#[derive(Debug, Default)]
+pub struct Tables {
+    pub net: Vec<NetRule>,
+    pub path: Vec<PathRule>,
+    pub roots: Vec<(InodeKey, Root)>,
+    pub exes: Vec<(InodeKey, u32)>,
+    pub users: Vec<(u32, u32)>,
+    pub cgroups: Vec<(u64, u32)>,
+    /// Unit names and cgroup paths.
+    pub cgroup_names: Vec<(String, u32)>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("programs", &self.programs).finish_non_exhaustive()
+    }
+}
+
+struct Events(RingBuf<MapData>);
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn map<T>(map: &'static str, result: Result<T, MapError>) -> Result<T, KernelError> {
+    result.map_err(|source| KernelError::Map { map, source })
+}
+
+/// A look-up where absence is an answer.
+fn found<T>(name: &'static str, result: Result<T, MapError>) -> Result<Option<T>, KernelError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(source) => Err(KernelError::Map { map: name, source }),
+    }
+}
+
+impl Kernel {
+    /// Waits for wake-ups and returns them all. They are hints: [`Self::pending`] is the truth.
+    pub async fn events(&mut self) -> io::Result<Vec<Event>> {
+        const BATCH: usize = 4096;
+        let mut ready = self.events.readable_mut().await?;
+        let mut events = Vec::new();
+        let ring = &mut ready.get_inner_mut().0;
+        while let Some(item) = ring.next() {
+            if item.len() == size_of::<Event>() {
+                // SAFETY: the length is checked, and any bytes are a valid Event (abi).
+                events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+            }
+            if events.len() == BATCH {
+                return Ok(events);
+            }
+        }
+        ready.clear_ready();
+        Ok(events)
+    }
+
+    /// Everything held right now.
+    pub fn pending(&self) -> Vec<Pending> {
+        // An entry that goes while we look is no error: it is not held any more.
+        self.pending
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(_, pending)| pending)
+            .filter(is_written)
+            .collect()
+    }
+
+    /// What `tid` is held for.
+    pub fn held(&self, tid: u32) -> Result<Option<Pending>, KernelError> {
+        Ok(found("PENDING", self.pending.get(&tid, 0))?.filter(is_written))
+    }
+
+    /// Publishes the verdict of a hold: its thread finds it when it restarts.
+    pub fn publish(&self, tid: u32, right: &ReleaseRight, verdict: Verdict) {
+        let verdict = match verdict {
+            Verdict::Allow => abi::verdict::ALLOW,
+            Verdict::Deny => abi::verdict::DENY,
+            Verdict::Interrupt => abi::verdict::INTERRUPT,
+        };
+        let slot = (tid % abi::VERDICT_SLOTS) as usize;
+        self.verdicts.store_word(slot, abi::publish(right.id().0, verdict));
+    }
+
+    /// The agent that governs a process.
+    #[must_use]
+    pub fn governs(&self, tgid: u32) -> Option<AgentId> {
+        if tgid >= abi::PID_LIMIT {
+            return Some(AgentId(abi::MAX_AGENTS as u32));
+        }
+        match self.pids.load_byte(tgid as usize) {
+            abi::PID_FREE | abi::PID_DAEMON => None,
+            byte => Some(AgentId(u32::from(byte) - 1)),
+        }
+    }
+
+    pub fn details(&self, tgid: u32) -> Result<Option<Governed>, KernelError> {
+        found("GOVERNED", self.governed.get(&tgid, 0))
+    }
+
+    /// How many processes each agent has.
+    #[must_use]
+    pub fn population(&self) -> Vec<u64> {
+        let mut population = vec![0; abi::MAX_AGENTS];
+        for (_, process) in self.governed.iter().filter_map(Result::ok) {
+            if let Some(count) = population.get_mut(process.agent as usize) {
+                *count += 1;
+            }
+        }
+        population
+    }
+
+    /// Takes a running process under governance. The details first: from the byte on, its
+    /// children inherit them.
+    pub fn govern(&mut self, tgid: u32, start_ns: u64, agent: AgentId) -> Result<(), KernelError> {
+        if self.governs(tgid).is_some() {
+            return Ok(());
+        }
+        let details = Governed { start_ns, agent: agent.0, root: tgid, signal_ns: 0, held: 0 };
+        map("GOVERNED", self.governed.insert(tgid, details, 0))?;
+        self.pids.store_byte(tgid as usize, abi::pid_byte(agent.0));
+        Ok(())
+    }
+
+    /// Puts new tables in force: the idle bank first, then the switch, then what the old policy
+    /// had and the new one has not.
+    pub fn enforce(&mut self, tables: &Tables) -> Result<(), KernelError> {
+        let too_many = |what, found, most| KernelError::TooMany { what, found, most };
+        if tables.net.len() > abi::MAX_NET_RULES {
+            return Err(too_many("network rules", tables.net.len(), abi::MAX_NET_RULES));
+        }
+        if tables.path.len() != abi::PATH_RULES {
+            return Err(too_many("path rules", tables.path.len(), abi::PATH_RULES));
+        }
+        let bank = (self.switch.bank & 1) ^ 1;
+        for (i, rule) in (0u32..).zip(&tables.net) {
+            let index = bank * abi::MAX_NET_RULES as u32 + i;
+            map("NET_RULES", self.net_rules.set(index, rule, 0))?;
+        }
+        for (i, rule) in (0u32..).zip(&tables.path) {
+            map("PATH_RULE", self.path_rules.set(bank * abi::PATH_RULES as u32 + i, rule, 0))?;
+        }
+        let mut bits = [0u64; 64];
+        for (key, root) in &tables.roots {
+            map("ROOTS", self.roots.insert(key, root, 0))?;
+            bits[(key.ino >> 6) as usize & 63] |= 1 << (key.ino & 63);
+        }
+        // More roots than before is safe at any moment, so bits are only widened before the flip.
+        for (i, new) in (0u32..).zip(bits) {
+            let old = map("ROOT_BITS", self.root_bits.get(&i, 0))?;
+            map("ROOT_BITS", self.root_bits.set(i, old | new, 0))?;
+        }
+        self.switch.roots = self.switch.roots.max(tables.roots.len() as u32);
+        self.switch.net_rules[bank as usize] = tables.net.len() as u32;
+        self.switch.bank = bank;
+        self.flip()?;
+        for (i, new) in (0u32..).zip(bits) {
+            map("ROOT_BITS", self.root_bits.set(i, new, 0))?;
+        }
+        self.switch.roots = tables.roots.len() as u32;
+        self.flip()?;
+        replace("ROOTS", &mut self.roots, &tables.roots)?;
+        replace("EXES", &mut self.exes, &tables.exes)?;
+        replace("USERS", &mut self.users, &tables.users)?;
+        replace("CGROUPS", &mut self.cgroups, &tables.cgroups)?;
+        let names: Vec<_> =
+            tables.cgroup_names.iter().map(|(name, agent)| (cgroup_name(name), *agent)).collect();
+        replace("CGROUP_NAMES", &mut self.cgroup_names, &names)
+    }
+
+    /// Device and inode of a file or folder, as the kernel knows them: `stat` lies on btrfs and
+    /// overlayfs. Needs `file_open` to be live.
+    pub fn enrol(&mut self, path: &Path) -> Result<InodeKey, KernelError> {
+        let tid = nix::unistd::gettid().as_raw().unsigned_abs();
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(|source| KernelError::Open { path: path.to_owned(), source })?;
+        let key = found("LAST_OPEN", self.last_open.get(&tid, 0))?;
+        drop(file);
+        key.ok_or_else(|| KernelError::Unseen { path: path.to_owned() })
+    }
+
+    /// The daemon is here and governs; `now_ns` is CLOCK_MONOTONIC.
+    pub fn beat(&mut self, now_ns: u64) -> Result<(), KernelError> {
+        self.switch.abi = abi::ABI_VERSION;
+        self.switch.state = abi::daemon::LIVE;
+        self.switch.tgid = std::process::id();
+        self.switch.heartbeat_ns = now_ns;
+        self.flip()
+    }
+
+    /// The daemon is about to be replaced: new holds wait, stopped, until then.
+    pub fn restarting(&mut self, until_ns: u64) -> Result<(), KernelError> {
+        self.switch.state = abi::daemon::RESTARTING;
+        self.switch.grace_until_ns = until_ns;
+        self.flip()
+    }
+
+    /// Names this process to the kernel side: never held, feeds canary and enrolment.
+    pub fn introduce_daemon(&self) {
+        self.pids.store_byte(std::process::id() as usize, abi::PID_DAEMON);
+    }
+
+    /// When each hook last saw the daemon, CLOCK_MONOTONIC nanoseconds; 0: never.
+    #[must_use]
+    pub fn canary(&self) -> Vec<u64> {
+        (0..abi::hook::COUNT as u32).map(|i| self.canary.get(&i, 0).unwrap_or(0)).collect()
+    }
+
+    /// A counter of `abi::count`, over all CPUs.
+    #[must_use]
+    pub fn count(&self, index: u32) -> u64 {
+        self.counts.get(&index, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+    }
+
+    fn flip(&mut self) -> Result<(), KernelError> {
+        map("DAEMON", self.daemon.set(0, self.switch, 0))
+    }
+}
+
+fn is_written(pending: &Pending) -> bool {
+    pending.mode != abi::mode::WRITING
+}
+
+/// Inserts what is new and removes what is not there any more, in this order.
+fn replace<K: aya::Pod + PartialEq, V: aya::Pod>(
+    name: &'static str,
+    into: &mut HashMap<MapData, K, V>,
+    entries: &[(K, V)],
+) -> Result<(), KernelError> {
+    for (key, value) in entries {
+        map(name, into.insert(key, value, 0))?;
+    }
+    let old: Vec<K> = into.keys().filter_map(Result::ok).collect();
+    for key in old.iter().filter(|key| !entries.iter().any(|(new, _)| new == *key)) {
+        match into.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(source) => return Err(KernelError::Map { map: name, source }),
+        }
+    }
+    Ok(())
+}
+
+fn cgroup_name(name: &str) -> [u8; abi::CGROUP_NAME_LEN] {
+    let mut bytes = [0; abi::CGROUP_NAME_LEN];
+    let len = name.len().min(abi::CGROUP_NAME_LEN - 1);
+    bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+    bytes
+}
+
+/// A kernel fact, in the agent's words.
+#[must_use]
+pub fn request_of(pending: &Pending) -> Request {
+    let key = &pending.key;
+    let path = CStr::from_bytes_until_nul(&pending.path)
+        .ok()
+        .filter(|path| !path.is_empty())
+        .map(|path| path.to_string_lossy().into_owned());
+    let object = match key.kind {
+        abi::object::SOCKET => Object::Socket {
+            cookie: key.a,
+            transport: if key.extra >> 16 == libc::IPPROTO_UDP as u64 {
+                Transport::Udp
+            } else {
+                Transport::Tcp
+            },
+            to: address(key.b, key.c, key.extra as u16),
+        },
+        abi::object::NEW_FILE => {
+            Object::NewFile { dev: key.a as u32, ino: key.b, name_hash: key.c, path }
+        }
+        _ => Object::File { dev: key.a as u32, ino: key.b, generation: key.c, path },
+    };
+    Request {
+        agent: AgentId(pending.agent),
+        actions: Actions(key.actions),
+        object,
+        classes: Classes(pending.classes),
+    }
+}
+
+#[must_use]
+pub fn hold_id(pending: &Pending) -> HoldId {
+    HoldId(pending.id)
+}
+
+/// IPv4 where it is mapped.
+#[must_use]
+pub fn address(hi: u64, lo: u64, port: u16) -> SocketAddr {
+    let ip = Ipv6Addr::from_bits(u128::from(hi) << 64 | u128::from(lo));
+    SocketAddr::new(IpAddr::V6(ip).to_canonical(), port)
+}

@@ -1,0 +1,227 @@
+//! Loading, attaching and pinning; adopting what an earlier daemon left.
+use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapData, MapError};
+use aya::programs::{BtfTracePoint, Lsm, ProgramError, links::FdLink};
+use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader};
+use syshold_abi::{self as abi, hook};
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+
+use super::offsets::{self, OffsetError};
+use super::{Events, Kernel, mmap};
+
+/// Where links and maps are pinned. The version is in the path: another layout is not adopted.
+pub const PINS: &str = "/sys/fs/bpf/syshold/v1";
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syshold.bpf.o"));
+
+#[derive(Debug, Error)]
+pub enum LoadError {
+    #[error("this sysholdd was built without its kernel programs; build it with `cargo xtask build`")]
+    NoObject,
+    #[error("/sys/kernel/security/lsm is `{0}`: the BPF LSM is off; boot with `lsm=…,bpf`")]
+    NoBpfLsm(String),
+    #[error(transparent)]
+    Offsets(#[from] OffsetError),
+    #[error("the kernel's type information: {0}")]
+    Btf(#[from] BtfError),
+    #[error("the kernel programs do not load: {0}")]
+    Ebpf(#[from] EbpfError),
+    #[error("the program {name} is refused by this kernel: {source}")]
+    Program { name: &'static str, source: Box<ProgramError> },
+    #[error("the kernel lacks the hook {0}, which every policy needs")]
+    NoHook(&'static str),
+    #[error("{path}: {source}; mount bpffs there and run as root")]
+    Pin { path: PathBuf, source: io::Error },
+    #[error("the map {name}: {source}")]
+    Map { name: &'static str, source: Box<MapError> },
+    #[error("mapping {name}: {source}")]
+    Mmap { name: &'static str, source: nix::Error },
+    #[error("the event ring: {0}")]
+    Events(io::Error),
+}
+
+/// One kernel program and what became of it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: &'static str,
+    /// Index into the canary, where the daemon's own acts prove it live.
+    pub canary: Option<u32>,
+    pub attached: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Lsm,
+    Tracepoint,
+}
+
+/// Every program, in attach order: identity before enforcement, so that no governed process is
+/// born unseen once anything is enforced.
+const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
+    ("sched_process_fork", Kind::Tracepoint, None, true),
+    ("sched_process_exit", Kind::Tracepoint, None, true),
+    ("bprm_committed_creds", Kind::Lsm, None, true),
+    ("task_fix_setuid", Kind::Lsm, None, true),
+    ("task_alloc", Kind::Lsm, Some(hook::TASK_ALLOC), true),
+    ("cgroup_mkdir", Kind::Tracepoint, None, true),
+    ("cgroup_attach_task", Kind::Tracepoint, None, true),
+    ("signal_generate", Kind::Tracepoint, None, true),
+    ("inode_init_security_anon", Kind::Lsm, None, true),
+    ("uring_allowed", Kind::Lsm, None, false),
+    ("socket_create", Kind::Lsm, Some(hook::SOCKET_CREATE), true),
+    ("socket_connect", Kind::Lsm, Some(hook::SOCKET_CONNECT), true),
+    ("socket_sendmsg", Kind::Lsm, Some(hook::SOCKET_SENDMSG), true),
+    ("file_open", Kind::Lsm, Some(hook::FILE_OPEN), true),
+    ("file_permission", Kind::Lsm, Some(hook::FILE_PERMISSION), true),
+    ("mmap_file", Kind::Lsm, Some(hook::MMAP_FILE), true),
+    ("path_mknod", Kind::Lsm, Some(hook::PATH_MKNOD), true),
+];
+
+impl Kernel {
+    /// Loads and attaches everything and pins it at `pins`. Maps that are pinned there already
+    /// are adopted with all they hold; new links are attached over them before old ones go, so
+    /// that no moment is unguarded.
+    pub fn load(pins: &Path) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NoObject);
+        }
+        check_lsm()?;
+        let maps = pins.join("maps");
+        let links = pins.join("links");
+        for dir in [&maps, &links] {
+            fs::create_dir_all(dir)
+                .map_err(|source| LoadError::Pin { path: dir.clone(), source })?;
+        }
+        let offsets = offsets::resolve(Path::new(offsets::VMLINUX))?;
+        let btf = Btf::from_sys_fs()?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .default_map_pin_directory(&maps)
+            .override_global("OFFSETS", &offsets, true)
+            .load(OBJECT)?;
+        let mut programs = Vec::with_capacity(PROGRAMS.len());
+        for &(name, kind, canary, required) in PROGRAMS {
+            let attached = attach(&mut ebpf, &btf, name, kind, &links)?;
+            if required && !attached {
+                return Err(LoadError::NoHook(name));
+            }
+            programs.push(Program { name, canary, attached });
+        }
+        Self::open(ebpf, programs)
+    }
+
+    fn open(mut ebpf: Ebpf, programs: Vec<Program>) -> Result<Self, LoadError> {
+        let verdicts = shared(&mut ebpf, "VERDICTS", abi::VERDICT_SLOTS as usize * 8)?;
+        let pids = shared(&mut ebpf, "PIDS", abi::PID_LIMIT as usize)?;
+        let daemon: aya::maps::Array<MapData, abi::Daemon> = take(&mut ebpf, "DAEMON")?;
+        let switch = daemon
+            .get(&0, 0)
+            .map_err(|source| LoadError::Map { name: "DAEMON", source: Box::new(source) })?;
+        let events = Events(take(&mut ebpf, "EVENTS")?);
+        Ok(Self {
+            programs,
+            events: AsyncFd::with_interest(events, tokio::io::Interest::READABLE)
+                .map_err(LoadError::Events)?,
+            pids,
+            verdicts,
+            governed: take(&mut ebpf, "GOVERNED")?,
+            pending: take(&mut ebpf, "PENDING")?,
+            daemon,
+            net_rules: take(&mut ebpf, "NET_RULES")?,
+            path_rules: take(&mut ebpf, "PATH_RULE")?,
+            roots: take(&mut ebpf, "ROOTS")?,
+            root_bits: take(&mut ebpf, "ROOT_BITS")?,
+            exes: take(&mut ebpf, "EXES")?,
+            users: take(&mut ebpf, "USERS")?,
+            cgroups: take(&mut ebpf, "CGROUPS")?,
+            cgroup_names: take(&mut ebpf, "CGROUP_NAMES")?,
+            last_open: take(&mut ebpf, "LAST_OPEN")?,
+            canary: take(&mut ebpf, "CANARY")?,
+            counts: take(&mut ebpf, "COUNTS")?,
+            switch,
+        })
+    }
+}
+
+fn check_lsm() -> Result<(), LoadError> {
+    let path = Path::new("/sys/kernel/security/lsm");
+    let list = fs::read_to_string(path)
+        .map_err(|source| LoadError::Pin { path: path.to_owned(), source })?;
+    if list.trim().split(',').any(|lsm| lsm == "bpf") {
+        Ok(())
+    } else {
+        Err(LoadError::NoBpfLsm(list.trim().to_owned()))
+    }
+}
+
+/// Attaches one program; false when this kernel has no such hook.
+fn attach(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    name: &'static str,
+    kind: Kind,
+    links: &Path,
+) -> Result<bool, LoadError> {
+    let failed = |source| LoadError::Program { name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(LoadError::NoObject)?;
+    let link: FdLink = match kind {
+        Kind::Lsm => {
+            let program: &mut Lsm = program.try_into().map_err(failed)?;
+            match program.load(name, btf) {
+                Err(ProgramError::Btf(BtfError::UnknownBtfTypeName { .. })) => return Ok(false),
+                loaded => loaded.map_err(failed)?,
+            }
+            let id = program.attach().map_err(failed)?;
+            program.take_link(id).map_err(failed)?.into()
+        }
+        Kind::Tracepoint => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+            program.load(name, btf).map_err(failed)?;
+            let id = program.attach().map_err(failed)?;
+            program.take_link(id).map_err(failed)?.into()
+        }
+    };
+    pin(link, &links.join(name))?;
+    Ok(true)
+}
+
+/// Pins the new link beside the old one and then takes its place: there is no moment without.
+fn pin(link: FdLink, path: &Path) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Pin { path: path.to_owned(), source };
+    // No dot: bpffs reserves names with one.
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push("_new");
+    let fresh = PathBuf::from(fresh);
+    remove_if_there(&fresh).map_err(failed)?;
+    link.pin(&fresh).map_err(|error| failed(io::Error::other(error)))?;
+    // bpffs renames, but not over an existing pin.
+    remove_if_there(path).map_err(failed)?;
+    fs::rename(&fresh, path).map_err(failed)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, LoadError> {
+    let map = ebpf.take_map(name).ok_or(LoadError::NoObject)?;
+    T::try_from(map).map_err(|source| LoadError::Map { name, source: Box::new(source) })
+}
+
+fn shared(ebpf: &mut Ebpf, name: &'static str, len: usize) -> Result<mmap::Shared, LoadError> {
+    let map = ebpf.map(name).ok_or(LoadError::NoObject)?;
+    let aya::maps::Map::Array(data) = map else { return Err(LoadError::NoObject) };
+    let len = NonZeroUsize::new(len).ok_or(LoadError::NoObject)?;
+    mmap::Shared::map(data.fd(), len).map_err(|source| LoadError::Mmap { name, source })
+}
