@@ -129,8 +129,17 @@ pub(crate) fn clean_command(program: &str) -> Command {
     command
 }
 
-/// The first compiler that can do it, rustup's nightly before the others.
+/// The first compiler that can do it, rustup's nightly before the others; or the one that
+/// `SYSHOLD_EBPF_SYSROOT` names.
 pub(crate) fn find() -> Result<Option<Toolchain>> {
+    if let Some(named) = std::env::var_os("SYSHOLD_EBPF_SYSROOT") {
+        let sysroot = PathBuf::from(named);
+        let text = sysroot.display().to_string();
+        let found = usable(sysroot);
+        return found.map(Some).with_context(|| {
+            format!("SYSHOLD_EBPF_SYSROOT={text} has no rustc with LLVM {LLVM_MAJOR} and rust-src")
+        });
+    }
     let mut sysroots = Vec::new();
     if sh::on_path("rustup").is_some() {
         let listed =
