@@ -1,0 +1,589 @@
+//! A leaf before it is written: its kind, its sections, and the canonical bytes they become.
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::chain::LeafHash;
+use crate::clock::Stamp;
+use crate::{LEAF_VERSION, MAX_LEAF};
+
+/// What a leaf is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Genesis,
+    Start,
+    Stop,
+    Policy,
+    Request,
+    Decision,
+    Outcome,
+    Grant,
+    Revoke,
+    KeyRotate,
+    Anchor,
+    Clock,
+    Degraded,
+    Gap,
+    Redact,
+    Prune,
+    Export,
+    Review,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 18] = [
+        Self::Genesis,
+        Self::Start,
+        Self::Stop,
+        Self::Policy,
+        Self::Request,
+        Self::Decision,
+        Self::Outcome,
+        Self::Grant,
+        Self::Revoke,
+        Self::KeyRotate,
+        Self::Anchor,
+        Self::Clock,
+        Self::Degraded,
+        Self::Gap,
+        Self::Redact,
+        Self::Prune,
+        Self::Export,
+        Self::Review,
+    ];
+
+    /// The word in the leaf.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Genesis => "genesis",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Policy => "policy",
+            Self::Request => "request",
+            Self::Decision => "decision",
+            Self::Outcome => "outcome",
+            Self::Grant => "grant",
+            Self::Revoke => "revoke",
+            Self::KeyRotate => "key_rotate",
+            Self::Anchor => "anchor",
+            Self::Clock => "clock",
+            Self::Degraded => "degraded",
+            Self::Gap => "gap",
+            Self::Redact => "redact",
+            Self::Prune => "prune",
+            Self::Export => "export",
+            Self::Review => "review",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What is to be recorded. The writer adds `v, id, idx, prev, t, t_boot, boot_id, clock, host`.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    pub(crate) kind: Kind,
+    fields: Map<String, Value>,
+    fault: Option<DraftError>,
+}
+
+/// A draft that has no leaf. It fails alone; the others of its batch are written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DraftError {
+    #[error("field {0:?} is written by the ledger itself")]
+    Reserved(String),
+    #[error("field {0:?} is not JSON: {1}")]
+    NotJson(String, String),
+    #[error("{0} is a floating-point number; write an integer or a string")]
+    Float(String),
+    #[error("{0} is beyond 2^53; write it as a string")]
+    WideInteger(String),
+    #[error("{0} is nested more than {MAX_DEPTH} deep")]
+    TooDeep(String),
+    #[error("{0} bytes are more than the {MAX_LEAF} of a leaf; shorten argv or the reason")]
+    TooLong(usize),
+}
+
+const RESERVED: [&str; 10] = [
+    "v", "kind", "id", "idx", "prev", "t", "t_boot", "boot_id", "clock", "host",
+];
+const MAX_DEPTH: usize = 32;
+const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+impl Draft {
+    /// A draft with no sections.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            fields: Map::new(),
+            fault: None,
+        }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The hold it belongs to: the same id in `request`, `decision` and `outcome` leaves.
+    #[must_use]
+    pub fn request(self, id: Uuid) -> Self {
+        self.field("request", &id)
+    }
+
+    #[must_use]
+    pub fn agent(self, agent: &Agent) -> Self {
+        self.field("agent", agent)
+    }
+
+    #[must_use]
+    pub fn initiator(self, initiator: &Initiator) -> Self {
+        self.field("initiator", initiator)
+    }
+
+    #[must_use]
+    pub fn process(self, process: &Process) -> Self {
+        self.field("process", process)
+    }
+
+    #[must_use]
+    pub fn action(self, action: &Action) -> Self {
+        self.field("action", action)
+    }
+
+    #[must_use]
+    pub fn object(self, object: &Object) -> Self {
+        self.field("object", object)
+    }
+
+    #[must_use]
+    pub fn policy(self, policy: &Policy) -> Self {
+        self.field("policy", policy)
+    }
+
+    #[must_use]
+    pub fn decision(self, decision: &Decision) -> Self {
+        self.field("decision", decision)
+    }
+
+    /// Everyone who approved or denied.
+    #[must_use]
+    pub fn approvers(self, approvers: &[Approver]) -> Self {
+        self.field("approvers", approvers)
+    }
+
+    #[must_use]
+    pub fn outcome(self, outcome: &Outcome) -> Self {
+        self.field("outcome", outcome)
+    }
+
+    /// Any other field. What cannot be written is reported by the append.
+    #[must_use]
+    pub fn field<T: Serialize + ?Sized>(mut self, name: &str, value: &T) -> Self {
+        if RESERVED.contains(&name) {
+            self.fault
+                .get_or_insert(DraftError::Reserved(name.to_owned()));
+        }
+        match serde_json::to_value(value) {
+            Ok(value) => {
+                self.fields.insert(name.to_owned(), value);
+            }
+            Err(error) => {
+                self.fault
+                    .get_or_insert(DraftError::NotJson(name.to_owned(), error.to_string()));
+            }
+        }
+        self
+    }
+
+    /// Whether something would be let through on the strength of this leaf: no such leaf is taken
+    /// while the ledger lives on its ballast.
+    pub(crate) fn releases(&self) -> bool {
+        match self.kind {
+            Kind::Grant => true,
+            Kind::Decision => {
+                self.fields
+                    .get("decision")
+                    .and_then(|decision| decision.get("verdict"))
+                    != Some(&Value::from(Verdict::Deny.as_str()))
+            }
+            _ => false,
+        }
+    }
+
+    /// The canonical bytes at this place of the chain.
+    pub(crate) fn encode(
+        &self,
+        idx: u64,
+        prev: LeafHash,
+        stamp: &Stamp<'_>,
+    ) -> Result<String, DraftError> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        for (name, value) in &self.fields {
+            check(name, value, 1)?;
+        }
+        let leaf = Whole {
+            v: LEAF_VERSION,
+            kind: self.kind,
+            id: Uuid::now_v7(),
+            idx,
+            prev: prev.to_string(),
+            stamp,
+            fields: &self.fields,
+        };
+        let body = serde_json_canonicalizer::to_string(&leaf)
+            .map_err(|error| DraftError::NotJson("leaf".to_owned(), error.to_string()))?;
+        if body.len() > MAX_LEAF {
+            Err(DraftError::TooLong(body.len()))
+        } else {
+            Ok(body)
+        }
+    }
+}
+
+/// Refuses what JSON readers disagree about. `path` is for the message.
+pub(crate) fn check(path: &str, value: &Value, depth: usize) -> Result<(), DraftError> {
+    if depth > MAX_DEPTH {
+        return Err(DraftError::TooDeep(path.to_owned()));
+    }
+    match value {
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(n), _) if n <= MAX_SAFE_INTEGER => Ok(()),
+            (_, Some(n)) if n.unsigned_abs() <= MAX_SAFE_INTEGER => Ok(()),
+            (None, None) => Err(DraftError::Float(path.to_owned())),
+            _ => Err(DraftError::WideInteger(path.to_owned())),
+        },
+        Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .try_for_each(|(n, item)| check(&format!("{path}[{n}]"), item, depth + 1)),
+        Value::Object(map) => map
+            .iter()
+            .try_for_each(|(name, item)| check(&format!("{path}.{name}"), item, depth + 1)),
+        Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
+    }
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    v: u32,
+    kind: Kind,
+    id: Uuid,
+    idx: u64,
+    prev: String,
+    #[serde(flatten)]
+    stamp: &'a Stamp<'a>,
+    #[serde(flatten)]
+    fields: &'a Map<String, Value>,
+}
+
+/// Which agent, from the policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Such as the systemd invocation id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+}
+
+/// For whom the process runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Initiator {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The login user id, which survives `sudo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auid: Option<u32>,
+}
+
+/// The held process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: u32,
+    /// Start time, a decimal string: it may pass 2^53.
+    pub start: String,
+    pub exe: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub argv: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// Nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// One ancestor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    pub pid: u32,
+    pub start: String,
+    pub exe: String,
+}
+
+/// What the syscall would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// The policy's word: `connect`, `read` …
+    pub op: String,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub args: Map<String, Value>,
+}
+
+/// To what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// `file`, `socket` …
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// `IP:port`, as the kernel copied it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    /// The name the process looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Decimal strings: they may pass 2^53.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ino: Option<String>,
+    /// Data classes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+}
+
+/// By which rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Of the whole policy, hex; a `policy` leaf before this one carries the same.
+    pub sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    pub verdict: Verdict,
+    pub by: DecidedBy,
+    /// The one cause, such as the text of a refused decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// The gateway's decision id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// The grant, as a JSON object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Value>,
+    /// RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+/// Both ways a hold can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Allow,
+    Deny,
+}
+
+impl Verdict {
+    /// The word in the leaf.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// Who or what decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecidedBy {
+    Policy,
+    Human,
+    Grant,
+    Timeout,
+    Unreachable,
+    Error,
+}
+
+/// One person who answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approver {
+    pub subject: String,
+    pub channel: String,
+    /// How it was proven: `token`, `passkey` …
+    pub method: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// `resumed`, `denied`, `refused:stale`, `process_gone` …
+    pub result: String,
+    /// 0 when the syscall went on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::clock::tests::stamp;
+
+    fn encode(draft: &Draft) -> Result<String, DraftError> {
+        draft.encode(7, LeafHash([0; 32]), &stamp())
+    }
+
+    #[test]
+    fn what_readers_disagree_about_is_refused() {
+        let table = [
+            (json!(1.5), DraftError::Float("x".into())),
+            (json!(1e300), DraftError::Float("x".into())),
+            (json!(1_u64 << 53), DraftError::WideInteger("x".into())),
+            (json!(-(1_i64 << 53)), DraftError::WideInteger("x".into())),
+            (json!({"a": [1, 2.5]}), DraftError::Float("x.a[1]".into())),
+        ];
+        for (value, fault) in table {
+            assert_eq!(
+                encode(&Draft::new(Kind::Start).field("x", &value)),
+                Err(fault)
+            );
+        }
+        encode(
+            &Draft::new(Kind::Start).field("x", &json!([(1_u64 << 53) - 1, -(1_i64 << 53) + 1])),
+        )
+        .unwrap();
+        for name in RESERVED {
+            let draft = Draft::new(Kind::Start).field(name, "forged");
+            assert_eq!(encode(&draft), Err(DraftError::Reserved(name.into())));
+        }
+        let deep = (0..40).fold(json!(1), |inner, _| json!([inner]));
+        assert!(matches!(
+            encode(&Draft::new(Kind::Start).field("x", &deep)),
+            Err(DraftError::TooDeep(_))
+        ));
+    }
+
+    #[test]
+    fn a_leaf_has_a_longest_length() {
+        let empty = encode(&Draft::new(Kind::Start).field("x", ""))
+            .unwrap()
+            .len();
+        let most = "y".repeat(MAX_LEAF - empty);
+        assert_eq!(
+            encode(&Draft::new(Kind::Start).field("x", &most))
+                .unwrap()
+                .len(),
+            MAX_LEAF
+        );
+        let more = format!("{most}y");
+        assert_eq!(
+            encode(&Draft::new(Kind::Start).field("x", &more)),
+            Err(DraftError::TooLong(MAX_LEAF + 1))
+        );
+    }
+
+    #[test]
+    fn only_denials_release_nothing() {
+        let decision = |verdict| Decision {
+            verdict,
+            by: DecidedBy::Policy,
+            cause: None,
+            id: None,
+            grant: None,
+            expires: None,
+        };
+        assert!(
+            !Draft::new(Kind::Decision)
+                .decision(&decision(Verdict::Deny))
+                .releases()
+        );
+        assert!(
+            Draft::new(Kind::Decision)
+                .decision(&decision(Verdict::Allow))
+                .releases()
+        );
+        assert!(
+            Draft::new(Kind::Decision).releases(),
+            "an unknown verdict counts as one that releases"
+        );
+        assert!(Draft::new(Kind::Grant).releases());
+        assert!(!Draft::new(Kind::Outcome).releases());
+    }
+
+    #[test]
+    fn kinds_are_spelled_as_serde_spells_them() {
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (-(1_i64 << 53) + 1..1_i64 << 53).prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((any::<String>(), inner), 0..6)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_survives_and_its_canonical_form_is_stable(value in any_json()) {
+            let body = encode(&Draft::new(Kind::Review).field("x", &value)).unwrap();
+            let back: Value = serde_json::from_str(&body).unwrap();
+            prop_assert_eq!(&back["x"], &value);
+            prop_assert_eq!(serde_json_canonicalizer::to_string(&back).unwrap(), body);
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Reading a ledger while it is written, or a copy of one on a medium that cannot be written.
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension as _, params_from_iter,
+    types::Value as SqlValue,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::chain::LeafHash;
+use crate::store::{self, APPLICATION_ID, MIGRATIONS};
+
+/// A ledger open for reading only.
+#[derive(Debug)]
+pub struct Reader {
+    conn: Connection,
+    path: PathBuf,
+    /// Where the copy is that is read in place of the file.
+    _copy: Option<TempDir>,
+}
+
+/// A stored leaf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    pub idx: u64,
+    /// The bytes that were hashed.
+    pub body: String,
+    /// As stored; [`crate::verify`](fn@crate::verify) compares.
+    pub hash: LeafHash,
+}
+
+impl Leaf {
+    /// The body as JSON; null when it is none.
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
+/// Which leaves to read: all conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub from_idx: u64,
+    pub kind: Option<String>,
+    /// The id of a hold.
+    pub request: Option<String>,
+    pub agent: Option<String>,
+    pub rule: Option<String>,
+    pub verdict: Option<String>,
+    /// The subject of one of the approvers.
+    pub approver: Option<String>,
+}
+
+/// Why a ledger cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(
+        "{path}: {source}; is the path right, and are you root or in the group that may read it?"
+    )]
+    Missing {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: not a ledger")]
+    NotALedger { path: PathBuf },
+    #[error(
+        "{path}: written by a newer version (schema {found}, this program knows {known}); update this program"
+    )]
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: usize,
+    },
+    #[error("{path}: cannot be read in place, and not copied to be read: {source}")]
+    Copy {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: {source}")]
+    Sqlite {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
+}
+
+impl Reader {
+    /// Opens the file at `path` without ever writing to it.
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
+        // A plain error for what SQLite calls "unable to open database file".
+        fs::File::open(path).map_err(|source| ReadError::Missing {
+            path: path.to_owned(),
+            source,
+        })?;
+        let (conn, copy) = connect(path)?;
+        let reader = Self {
+            conn,
+            path: path.to_owned(),
+            _copy: copy,
+        };
+        let (application, version, _) =
+            store::identity(&reader.conn).map_err(|source| reader.wrong(source))?;
+        if application != APPLICATION_ID {
+            return Err(ReadError::NotALedger { path: reader.path });
+        }
+        let known = MIGRATIONS.len();
+        if usize::try_from(version).is_ok_and(|version| version <= known) {
+            Ok(reader)
+        } else {
+            Err(ReadError::Newer {
+                path: reader.path,
+                found: version,
+                known,
+            })
+        }
+    }
+
+    /// How many leaves there are.
+    pub fn len(&self) -> Result<u64, ReadError> {
+        let count = self
+            .conn
+            .query_row("SELECT count(*) FROM leaf", [], |row| row.get::<_, i64>(0));
+        count
+            .map(|count| u64::try_from(count).unwrap_or(0))
+            .map_err(|source| self.wrong(source))
+    }
+
+    /// Whether there are none: so it is only when the file was tampered with.
+    pub fn is_empty(&self) -> Result<bool, ReadError> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The last `n` leaves, oldest first.
+    pub fn tail(&self, n: u64) -> Result<Vec<Leaf>, ReadError> {
+        let mut leaves = self.select(
+            "SELECT idx, body, hash FROM leaf ORDER BY idx DESC LIMIT ?1",
+            vec![integer(n)],
+        )?;
+        leaves.reverse();
+        Ok(leaves)
+    }
+
+    /// One leaf.
+    pub fn show(&self, idx: u64) -> Result<Option<Leaf>, ReadError> {
+        self.conn
+            .query_row(
+                "SELECT idx, body, hash FROM leaf WHERE idx = ?1",
+                [integer(idx)],
+                leaf_of,
+            )
+            .optional()
+            .map_err(|source| self.wrong(source))
+    }
+
+    /// Hands over every leaf the filter lets through, oldest first, until told to stop.
+    pub fn scan(
+        &self,
+        filter: &Filter,
+        mut each: impl FnMut(Leaf) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let (sql, values) = filter.sql();
+        let mut statement = self
+            .conn
+            .prepare_cached(&sql)
+            .map_err(|source| self.wrong(source))?;
+        let mut rows = statement
+            .query(params_from_iter(values))
+            .map_err(|source| self.wrong(source))?;
+        while let Some(row) = rows.next().map_err(|source| self.wrong(source))? {
+            if each(leaf_of(row).map_err(|source| self.wrong(source))?).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over leaves as they are committed, from `filter.from_idx` on, until told to stop. Looks
+    /// every `pause`; a look that finds no commit reads one page.
+    pub fn follow(
+        &self,
+        filter: &Filter,
+        pause: Duration,
+        mut each: impl FnMut(Leaf) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        let mut filter = filter.clone();
+        let mut seen = None;
+        loop {
+            let version: i64 = self
+                .conn
+                .pragma_query_value(None, "data_version", |row| row.get(0))
+                .map_err(|source| self.wrong(source))?;
+            if seen.replace(version) != Some(version) {
+                let mut stopped = ControlFlow::Continue(());
+                let mut next = filter.from_idx;
+                self.scan(&filter, |leaf| {
+                    next = leaf.idx + 1;
+                    stopped = each(leaf);
+                    stopped
+                })?;
+                filter.from_idx = next;
+                if stopped.is_break() {
+                    return Ok(());
+                }
+            }
+            std::thread::sleep(pause);
+        }
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.conn
+    }
+
+    pub(crate) fn wrong(&self, source: rusqlite::Error) -> ReadError {
+        wrong(&self.path, source)
+    }
+
+    fn select(&self, sql: &str, values: Vec<SqlValue>) -> Result<Vec<Leaf>, ReadError> {
+        let read = || {
+            let mut statement = self.conn.prepare_cached(sql)?;
+            let leaves = statement.query_map(params_from_iter(values), leaf_of)?;
+            leaves.collect::<rusqlite::Result<Vec<Leaf>>>()
+        };
+        read().map_err(|source| self.wrong(source))
+    }
+}
+
+impl Filter {
+    fn sql(&self) -> (String, Vec<SqlValue>) {
+        let mut sql = "SELECT idx, body, hash FROM leaf WHERE idx >= ?".to_owned();
+        let mut values = vec![integer(self.from_idx)];
+        let columns = [
+            (" AND kind = ?", &self.kind),
+            (" AND request = ?", &self.request),
+            (" AND agent = ?", &self.agent),
+            (" AND rule = ?", &self.rule),
+            (" AND verdict = ?", &self.verdict),
+            (
+                " AND EXISTS (SELECT 1 FROM json_each(approvers) WHERE json_extract(value, '$.subject') = ?)",
+                &self.approver,
+            ),
+        ];
+        for (condition, value) in columns {
+            if let Some(value) = value {
+                sql.push_str(condition);
+                values.push(SqlValue::Text(value.clone()));
+            }
+        }
+        sql.push_str(" ORDER BY idx");
+        (sql, values)
+    }
+}
+
+/// In place; else, when the medium or the directory cannot be written: in place as an unchanging
+/// file if nothing is in its log, or as a copy.
+fn connect(path: &Path) -> Result<(Connection, Option<TempDir>), ReadError> {
+    match open(path, "") {
+        Ok(conn) => return Ok((conn, None)),
+        Err(error) if !in_the_way(&error) => return Err(wrong(path, error)),
+        Err(_) => {}
+    }
+    if fs::metadata(side_file(path, "-wal")).map_or(0, |log| log.len()) == 0 {
+        return open(path, "&immutable=1")
+            .map(|conn| (conn, None))
+            .map_err(|source| wrong(path, source));
+    }
+    let copied = copy(path).map_err(|source| ReadError::Copy {
+        path: path.to_owned(),
+        source,
+    })?;
+    let conn = open(&copied.path().join("ledger.db"), "").map_err(|source| wrong(path, source))?;
+    Ok((conn, Some(copied)))
+}
+
+fn open(path: &Path, more: &str) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(format!("file:{}?mode=ro{more}", percent(path)), flags)?;
+    conn.busy_timeout(Duration::from_secs(5))?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    conn.pragma_update(None, "query_only", true)?;
+    // The first read tells whether the log's index can be used.
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    })?;
+    Ok(conn)
+}
+
+/// Errors that mean "there is a log and no way to write its index here".
+fn in_the_way(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::PermissionDenied
+        )
+    )
+}
+
+fn copy(path: &Path) -> std::io::Result<TempDir> {
+    let dir = tempfile::Builder::new()
+        .prefix("syshold-ledger-")
+        .tempdir()?;
+    let to = dir.path().join("ledger.db");
+    // The log first: what a checkpoint moves meanwhile is then in both, not in neither.
+    fs::copy(side_file(path, "-wal"), side_file(&to, "-wal"))?;
+    fs::copy(path, &to)?;
+    Ok(dir)
+}
+
+fn side_file(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// A path inside a `file:` URI.
+fn percent(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_');
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let bytes = absolute.as_os_str().as_bytes();
+    bytes
+        .iter()
+        .map(|byte| {
+            if plain(*byte) {
+                char::from(*byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}
+
+fn wrong(path: &Path, source: rusqlite::Error) -> ReadError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => ReadError::NotALedger { path },
+        _ => ReadError::Sqlite { path, source },
+    }
+}
+
+fn integer(n: u64) -> SqlValue {
+    SqlValue::Integer(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+fn leaf_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Leaf> {
+    let idx: i64 = row.get(0)?;
+    Ok(Leaf {
+        idx: u64::try_from(idx).unwrap_or(u64::MAX),
+        body: row.get(1)?,
+        hash: LeafHash(row.get(2)?),
+    })
+}

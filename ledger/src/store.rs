@@ -1,0 +1,383 @@
+//! The SQLite file: how it is made, migrated, written and checked. All SQL that writes is here.
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+
+use crate::chain::{Chain, Finding, LeafHash, Tail};
+
+/// `PRAGMA application_id` of a ledger: "SysL".
+pub(crate) const APPLICATION_ID: i32 = 0x5379_734c;
+
+/// Append-only: an entry that was released is never changed. `user_version` counts those applied.
+/// The columns that are queried are computed from the body, so they cannot differ from what was
+/// hashed.
+pub(crate) const MIGRATIONS: &[&str] = &["
+CREATE TABLE leaf (
+  idx       INTEGER PRIMARY KEY,
+  body      TEXT NOT NULL,
+  hash      BLOB NOT NULL CHECK (length(hash) = 32),
+  kind      TEXT GENERATED ALWAYS AS (json_extract(body, '$.kind')) VIRTUAL,
+  t         TEXT GENERATED ALWAYS AS (json_extract(body, '$.t')) VIRTUAL,
+  request   TEXT GENERATED ALWAYS AS (json_extract(body, '$.request')) VIRTUAL,
+  agent     TEXT GENERATED ALWAYS AS (json_extract(body, '$.agent.name')) VIRTUAL,
+  op        TEXT GENERATED ALWAYS AS (json_extract(body, '$.action.op')) VIRTUAL,
+  rule      TEXT GENERATED ALWAYS AS (json_extract(body, '$.policy.rule')) VIRTUAL,
+  verdict   TEXT GENERATED ALWAYS AS (json_extract(body, '$.decision.verdict')) VIRTUAL,
+  by        TEXT GENERATED ALWAYS AS (json_extract(body, '$.decision.by')) VIRTUAL,
+  approvers TEXT GENERATED ALWAYS AS (json_extract(body, '$.approvers')) VIRTUAL
+) STRICT;
+"];
+
+/// How many of the last leaves are checked when a file is opened for writing.
+pub(crate) const TAIL_CHECK: u64 = 1000;
+
+/// Why a ledger cannot be opened for writing.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "{path}: {why}; the ledger's directory must be a directory that only its owner can write"
+    )]
+    Directory { path: PathBuf, why: String },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: another process writes this ledger; stop it first")]
+    InUse { path: PathBuf },
+    #[error("{path}: not a ledger; move it away or name another file")]
+    NotALedger { path: PathBuf },
+    #[error(
+        "{path}: written by a newer version (schema {found}, this program knows {known}); update this program"
+    )]
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: usize,
+    },
+    #[error("{path}: {finding}; keep the file as evidence and run `syshold ledger verify`")]
+    Tampered { path: PathBuf, finding: Finding },
+    #[error("{path}: the ledger is empty although it was in use; keep the file as evidence")]
+    Emptied { path: PathBuf },
+    #[error("{path}: cannot keep {bytes} bytes back for a full disk: {source}; free some space")]
+    Ballast {
+        path: PathBuf,
+        bytes: u64,
+        source: io::Error,
+    },
+    #[error("{path}: {source}")]
+    Sqlite {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
+    #[error("the first leaf cannot be written: {0}")]
+    Genesis(String),
+}
+
+/// A ledger file open for writing.
+#[derive(Debug)]
+pub(crate) struct Store {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// A leaf ready to be inserted.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) idx: u64,
+    pub(crate) body: String,
+    pub(crate) hash: LeafHash,
+}
+
+/// Why a commit failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitError {
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("the file was changed by someone else: its last leaf is {found}, not {expected}")]
+    Foreign { expected: u64, found: String },
+    #[error("a reader keeps the write-ahead log busy")]
+    Busy,
+}
+
+impl CommitError {
+    pub(crate) fn disk_full(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+    }
+}
+
+/// The lock that makes this process the only writer; the kernel drops it with the process.
+pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
+    check_directory(path)?;
+    let lock = path.with_extension("lock");
+    let wrong = |source| OpenError::Io {
+        path: lock.clone(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&lock)
+        .map_err(wrong)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(std::fs::TryLockError::Error(source)) => Err(wrong(source)),
+    }
+}
+
+fn check_directory(path: &Path) -> Result<(), OpenError> {
+    let dir = directory(path);
+    let wrong = |why: String| OpenError::Directory {
+        path: dir.to_owned(),
+        why,
+    };
+    let found = std::fs::metadata(dir).map_err(|error| wrong(error.to_string()))?;
+    if !found.is_dir() {
+        return Err(wrong("not a directory".to_owned()));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(wrong(format!(
+            "mode {:o} lets others write",
+            found.mode() & 0o7777
+        )));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(file) if !file.is_file() => Err(OpenError::Directory {
+            path: path.to_owned(),
+            why: "not a regular file".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The directory of the ledger; `.` for a bare file name.
+pub(crate) fn directory(path: &Path) -> &Path {
+    path.parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+impl Store {
+    /// Opens or makes the file; `genesis` gives the first leaf of a new one. The caller holds the
+    /// [`lock`].
+    pub(crate) fn open(
+        path: &Path,
+        genesis: impl FnOnce() -> Result<Row, OpenError>,
+    ) -> Result<Self, OpenError> {
+        create_file(path).map_err(|source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut store = Self::connect(path)?;
+        let wrong = |source| OpenError::Sqlite {
+            path: path.to_owned(),
+            source,
+        };
+        let (application, version, tables) =
+            identity(&store.conn).map_err(|source| not_a_ledger(path, source))?;
+        let fresh = version == 0 && tables == 0;
+        if !fresh && application != APPLICATION_ID {
+            return Err(OpenError::NotALedger {
+                path: path.to_owned(),
+            });
+        }
+        let known = MIGRATIONS.len();
+        let done = usize::try_from(version)
+            .ok()
+            .filter(|done| *done <= known)
+            .ok_or(OpenError::Newer {
+                path: path.to_owned(),
+                found: version,
+                known,
+            })?;
+        if done < known {
+            let transaction = store
+                .conn
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(wrong)?;
+            migrate(&transaction, done).map_err(wrong)?;
+            if fresh {
+                insert(&transaction, &[genesis()?]).map_err(wrong)?;
+            }
+            transaction.commit().map_err(wrong)?;
+            sync_directory(path).map_err(|source| OpenError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the file again after a failure. What a failed fsync left in the page cache is marked
+    /// clean and may never reach the disk, so all of the log is copied into the database, as new
+    /// pages with an fsync of their own, before anything else is written.
+    pub(crate) fn reopen(path: &Path) -> Result<Self, CommitError> {
+        let store = Self::connect(path).map_err(|error| match error {
+            OpenError::Sqlite { source, .. } => CommitError::Sqlite(source),
+            _ => CommitError::Busy,
+        })?;
+        let busy: i64 = store
+            .conn
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy == 0 {
+            Ok(store)
+        } else {
+            Err(CommitError::Busy)
+        }
+    }
+
+    fn connect(path: &Path) -> Result<Self, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let open = || -> rusqlite::Result<Connection> {
+            let conn = Connection::open_with_flags(path, flags)?;
+            conn.busy_timeout(Duration::from_secs(2))?;
+            conn.pragma_update(None, "trusted_schema", false)?;
+            conn.pragma_update(None, "cell_size_check", true)?;
+            conn.query_row("PRAGMA journal_mode = WAL", [], |row| {
+                row.get::<_, String>(0)
+            })?;
+            conn.pragma_update(None, "synchronous", "FULL")?;
+            Ok(conn)
+        };
+        let conn = open().map_err(|source| not_a_ledger(path, source))?;
+        Ok(Self {
+            conn,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Checks the last leaves and gives the last of all.
+    pub(crate) fn tail(&self) -> Result<Tail, OpenError> {
+        let wrong = |source| OpenError::Sqlite {
+            path: self.path.clone(),
+            source,
+        };
+        let mut chain = Chain::default();
+        let mut findings = Vec::new();
+        let mut statement = self
+            .conn
+            .prepare(
+                "SELECT idx, CAST(body AS BLOB), hash FROM leaf \
+                 WHERE idx >= (SELECT max(idx) FROM leaf) - ?1 ORDER BY idx",
+            )
+            .map_err(wrong)?;
+        let mut rows = statement.query([TAIL_CHECK]).map_err(wrong)?;
+        let mut first = true;
+        while let Some(row) = rows.next().map_err(wrong)? {
+            let (idx, body, hash): (u64, Vec<u8>, Vec<u8>) =
+                (|| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))().map_err(wrong)?;
+            if first {
+                chain.begin_at(idx, &body, &hash, &mut findings);
+            } else {
+                chain.push(idx, &body, &hash, &mut findings);
+            }
+            first = false;
+            if let Some(finding) = findings.pop() {
+                return Err(OpenError::Tampered {
+                    path: self.path.clone(),
+                    finding,
+                });
+            }
+        }
+        chain.into_tail().ok_or(OpenError::Emptied {
+            path: self.path.clone(),
+        })
+    }
+
+    /// The stored hash of one leaf.
+    pub(crate) fn hash_at(&self, idx: u64) -> rusqlite::Result<Option<Vec<u8>>> {
+        self.conn
+            .query_row("SELECT hash FROM leaf WHERE idx = ?1", [idx], |row| {
+                row.get(0)
+            })
+            .optional()
+    }
+
+    /// Writes `rows` after `tail`, in one transaction. When this returns Ok they are on disk.
+    pub(crate) fn commit(&mut self, tail: &Tail, rows: &[Row]) -> Result<(), CommitError> {
+        let transaction = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let last: Option<(u64, Vec<u8>)> = transaction
+            .prepare_cached("SELECT idx, hash FROM leaf ORDER BY idx DESC LIMIT 1")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        match last {
+            Some((idx, hash)) if idx == tail.idx && hash == tail.hash.0 => {}
+            other => {
+                let found = other.map_or("missing".to_owned(), |(idx, _)| idx.to_string());
+                return Err(CommitError::Foreign {
+                    expected: tail.idx,
+                    found,
+                });
+            }
+        }
+        insert(&transaction, rows)?;
+        Ok(transaction.commit()?)
+    }
+}
+
+fn insert(conn: &Connection, rows: &[Row]) -> rusqlite::Result<()> {
+    let mut statement =
+        conn.prepare_cached("INSERT INTO leaf (idx, body, hash) VALUES (?1, ?2, ?3)")?;
+    for row in rows {
+        statement.execute(params![row.idx, row.body, row.hash.0])?;
+    }
+    Ok(())
+}
+
+/// Applies what is missing after the first `done` migrations.
+pub(crate) fn migrate(conn: &Connection, done: usize) -> rusqlite::Result<()> {
+    for migration in &MIGRATIONS[done..] {
+        conn.execute_batch(migration)?;
+    }
+    conn.pragma_update(None, "application_id", APPLICATION_ID)?;
+    conn.pragma_update(None, "user_version", MIGRATIONS.len())
+}
+
+/// `application_id`, `user_version`, and the number of things in the schema.
+pub(crate) fn identity(conn: &Connection) -> rusqlite::Result<(i32, i64, i64)> {
+    Ok((
+        conn.pragma_query_value(None, "application_id", |row| row.get(0))?,
+        conn.pragma_query_value(None, "user_version", |row| row.get(0))?,
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?,
+    ))
+}
+
+fn not_a_ledger(path: &Path, source: rusqlite::Error) -> OpenError {
+    match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase) => OpenError::NotALedger {
+            path: path.to_owned(),
+        },
+        _ => OpenError::Sqlite {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+/// Mode 0640 whatever the umask: the group may read. SQLite gives its side files the same mode.
+fn create_file(path: &Path) -> io::Result<()> {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(path)
+    {
+        Ok(file) => file.set_permissions(Permissions::from_mode(0o640)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory(path))?.sync_all()
+}
