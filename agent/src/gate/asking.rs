@@ -46,6 +46,7 @@ impl Gate {
         let State::Waiting(waiting) = &held.state else {
             return;
         };
+        asked.phase = Phase::Asking { early: None };
         asked.shown = Shown {
             hold: id,
             process: held.hold.process,

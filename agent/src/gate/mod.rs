@@ -364,13 +364,14 @@ impl Gate {
         }
         self.out.push(Action::Release { right, verdict });
         let released = Released {
+            id,
             verdict,
             request: held.request(),
             held_at: held.hold.held_at,
         };
-        if let Some((oldest, released)) = self.settled.insert(id, released) {
-            let outcome = Outcome::Unconfirmed(released.verdict);
-            self.end(oldest, released.request, outcome, released.held_at);
+        if let Some(oldest) = self.settled.insert(released) {
+            let outcome = Outcome::Unconfirmed(oldest.verdict);
+            self.end(oldest.id, oldest.request, outcome, oldest.held_at);
         }
     }
 

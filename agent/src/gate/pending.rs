@@ -3,7 +3,7 @@
 //! [`Pending::take`] is the only maker of a [`ReleaseRight`], and it removes the hold: a hold
 //! is released once or never.
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::key::Key;
@@ -169,14 +169,17 @@ impl Pending {
 /// repeated event about them starts nothing. Full: the oldest is forgotten.
 #[derive(Debug)]
 pub(super) struct Settled {
-    /// None: its outcome has been told.
-    holds: HashMap<HoldId, Option<Released>>,
-    order: VecDeque<HoldId>,
+    open: BTreeMap<u64, Released>,
+    turn_of: HashMap<HoldId, u64>,
+    next_turn: u64,
+    told: HashSet<HoldId>,
+    told_in_order: VecDeque<HoldId>,
     most: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Released {
+    pub(super) id: HoldId,
     pub(super) verdict: Verdict,
     pub(super) request: Option<RequestId>,
     pub(super) held_at: Now,
@@ -185,29 +188,49 @@ pub(super) struct Released {
 impl Settled {
     pub(super) fn new(most: usize) -> Self {
         Self {
-            holds: HashMap::new(),
-            order: VecDeque::new(),
+            open: BTreeMap::new(),
+            turn_of: HashMap::new(),
+            next_turn: 0,
+            told: HashSet::new(),
+            told_in_order: VecDeque::new(),
             most,
         }
     }
 
     pub(super) fn contains(&self, id: HoldId) -> bool {
-        self.holds.contains_key(&id)
+        self.turn_of.contains_key(&id) || self.told.contains(&id)
     }
 
-    /// Returns the hold that was forgotten for it without its outcome being known.
-    pub(super) fn insert(&mut self, id: HoldId, released: Released) -> Option<(HoldId, Released)> {
-        self.holds.insert(id, Some(released));
-        self.order.push_back(id);
-        if self.order.len() <= self.most {
+    /// Returns the hold that is forgotten for it without its end being known.
+    pub(super) fn insert(&mut self, released: Released) -> Option<Released> {
+        let turn = self.next_turn;
+        self.next_turn += 1;
+        self.turn_of.insert(released.id, turn);
+        self.open.insert(turn, released);
+        if self.open.len() <= self.most {
             return None;
         }
-        let oldest = self.order.pop_front()?;
-        Some((oldest, self.holds.remove(&oldest)??))
+        let (_, oldest) = self.open.pop_first()?;
+        self.turn_of.remove(&oldest.id);
+        self.tell(oldest.id);
+        Some(oldest)
     }
 
     /// The released hold, the first time its end is told.
     pub(super) fn end(&mut self, id: HoldId) -> Option<Released> {
-        self.holds.get_mut(&id)?.take()
+        let released = self.open.remove(&self.turn_of.remove(&id)?)?;
+        self.tell(id);
+        Some(released)
+    }
+
+    fn tell(&mut self, id: HoldId) {
+        if self.told.insert(id) {
+            self.told_in_order.push_back(id);
+        }
+        if self.told_in_order.len() > self.most
+            && let Some(oldest) = self.told_in_order.pop_front()
+        {
+            self.told.remove(&oldest);
+        }
     }
 }

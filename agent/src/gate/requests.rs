@@ -131,6 +131,11 @@ impl Requests {
         self.by_id.iter().filter_map(late).collect()
     }
 
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Asked> {
+        self.by_id.values()
+    }
+
     fn close_door(&mut self, id: RequestId) {
         if let Some(asked) = self.by_id.get(&id)
             && self.joinable.get(&asked.key) == Some(&id)
