@@ -1,1 +1,0 @@
-//! What /proc adds to a request, for the people who read it.
