@@ -456,9 +456,8 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // Until it runs its own program; before that it is a copy of this one.
-        let me = std::fs::read_link("/proc/self/exe").unwrap();
-        while std::fs::read_link(format!("/proc/{}/exe", child.id())).unwrap() == me {
+        // In the middle of an exec it has a new program and no arguments yet.
+        while std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().is_empty() {
             std::thread::yield_now();
         }
         child
