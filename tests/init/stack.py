@@ -1,0 +1,135 @@
+"""A running Syshold on a test machine: the gateway, the daemon, and people who answer.
+
+Used by `serve` and `answer` (`cargo xtask vm … --policy`), by the demo and by the test cases.
+"""
+
+import json
+import pathlib
+import ssl
+import subprocess
+import time
+import tomllib
+import urllib.error
+import urllib.request
+
+GATEWAY_DIR = pathlib.Path("/var/lib/syshold-approver")
+POLICY = pathlib.Path("/etc/syshold/agent.toml")
+HOSTS_URL = "https://127.0.0.1:8443"
+PEOPLE_URL = "https://127.0.0.1:8444"
+# Whom personal tokens are kept for, between the scripts of one boot.
+TOKENS = pathlib.Path("/run/syshold-vm/tokens")
+
+
+class Failed(Exception):
+    """A command ended badly; the text is what it said."""
+
+
+def call(*words, stdin=None, timeout=60, check=True):
+    """Runs a command and returns what it printed."""
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=timeout)
+    if check and done.returncode != 0:
+        raise Failed(f"{' '.join(map(str, words))} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def start_gateway():
+    """Sets the gateway up, once, and starts it."""
+    call("syshold-approver", "init", "--name", "127.0.0.1")
+    call("systemctl", "start", "syshold-approver.service")
+
+
+def add_person(name, groups=(), email=None):
+    """A person with a personal token; asking again gives the same one."""
+    token = TOKENS / name
+    if not token.exists():
+        TOKENS.mkdir(parents=True, exist_ok=True, mode=0o700)
+        words = [word for group in groups for word in ("--group", group)]
+        added = call("syshold-approver", "--json", "accounts", "add", name, "--email", email or f"{name}@example.com", *words)
+        token.touch(mode=0o600)
+        token.write_text(json.loads(added)["token"])
+    return Person(name)
+
+
+def enrol():
+    """Enrols this host at the gateway, once."""
+    if pathlib.Path("/var/lib/syshold/gateway.json").exists():
+        return
+    token = json.loads(call("syshold-approver", "--json", "enrol-token"))["token"]
+    call("syshold", "enrol", HOSTS_URL, stdin=token)
+
+
+def start_daemon(policy=None):
+    """Starts sysholdd, or restarts it, with this policy (text)."""
+    if policy is not None:
+        POLICY.parent.mkdir(parents=True, exist_ok=True)
+        POLICY.write_text(policy)
+    try:
+        call("systemctl", "restart", "sysholdd.service", timeout=120)
+    except Failed as failed:
+        said = call("journalctl", "--no-pager", "-n", "40", "-u", "sysholdd.service", check=False)
+        raise Failed(f"{failed}\n{said}") from None
+
+
+def groups_of(policy):
+    """The groups that a policy asks, so that someone is in them."""
+    return sorted({rule["approvers"] for rule in tomllib.loads(policy).get("rule", []) if "approvers" in rule})
+
+
+class Person:
+    """Someone with a personal token, at the people API."""
+
+    def __init__(self, name):
+        self.name = name
+        self._token = (TOKENS / name).read_text().strip()
+        self._tls = ssl.create_default_context(cafile=GATEWAY_DIR / "ca.pem")
+
+    def ask(self, method, path, body=None):
+        """One call: the status and the JSON."""
+        request = urllib.request.Request(PEOPLE_URL + path, method=method)
+        request.add_header("Authorization", f"Bearer {self._token}")
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._tls))
+        try:
+            with opener.open(request, data=data, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            try:
+                return error.code, json.loads(text)
+            except ValueError:
+                return error.code, {"detail": text}
+
+    def pending(self):
+        """What waits for an answer, oldest first."""
+        status, answer = self.ask("GET", "/v1/approvals")
+        if status != 200:
+            raise Failed(f"cannot list approvals: {status} {answer}")
+        return [a for a in reversed(answer["approvals"]) if a["state"] == "waiting"]
+
+    def approve(self, approval, scope=None, reason=None):
+        body = {"scope": scope or approval["scopes"][0], "rendered_sha256": approval["rendered_sha256"]}
+        if reason:
+            body["reason"] = reason
+        return self.ask("POST", f"/v1/approvals/{approval['id']}/approve", body)
+
+    def deny(self, approval, reason="denied by a test"):
+        return self.ask("POST", f"/v1/approvals/{approval['id']}/deny", {"reason": reason})
+
+
+def answer_forever(person, how, pause=0.1):
+    """Answers everything as `how` says: approve, deny, or after:SECONDS (approve, that much later)."""
+    wait = int(how.removeprefix("after:")) if how.startswith("after:") else 0
+    while True:
+        try:
+            for approval in person.pending():
+                if time.time() * 1000 - approval["created_at"] < wait * 1000:
+                    continue
+                status, answer = person.deny(approval) if how == "deny" else person.approve(approval)
+                print(f"{how} {approval['code']} {approval['title']}: {status} {answer.get('detail', '')}", flush=True)
+        except (OSError, Failed) as error:
+            print(f"the gateway does not answer: {error}", flush=True)
+            time.sleep(0.5)
+        time.sleep(pause)
