@@ -299,10 +299,7 @@ impl Gate {
             let Some(held) = self.pending.find(id) else {
                 continue;
             };
-            if let Some(basis) = self
-                .grants
-                .spend(&held.hold, key, self.now, &mut self.timers)
-            {
+            if let Some(basis) = self.grants.spend(&held.hold, key, &mut self.timers) {
                 self.decide_and_leave(id, Ruling::grant(basis, Cause::Granted));
             }
         }

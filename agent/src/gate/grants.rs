@@ -117,28 +117,22 @@ impl Grants {
         }
     }
 
-    /// Uses a grant that covers the hold, once.
+    /// Uses a grant that covers the hold, once. One that has ended or is used up is not here.
     pub(super) fn spend(
         &mut self,
         hold: &Hold,
         key: &Arc<Key>,
-        now: Now,
         timers: &mut Timers,
     ) -> Option<Basis> {
-        let (subject, grant) = Subject::all_of(hold).find_map(|subject| {
-            let grant = self.by_subject.get(&subject)?.get(key)?;
-            let live = now < grant.ends && grant.left != Some(0);
-            live.then_some((subject, grant))
+        let subject = Subject::all_of(hold).find(|subject| {
+            let keys = self.by_subject.get(subject);
+            keys.is_some_and(|keys| keys.contains_key(key))
         })?;
-        let (basis, left) = (grant.basis.clone(), grant.left.map(|left| left - 1));
-        if left == Some(0) {
+        let grant = self.by_subject.get_mut(&subject)?.get_mut(key)?;
+        let basis = grant.basis.clone();
+        grant.left = grant.left.map(|left| left.saturating_sub(1));
+        if grant.left == Some(0) {
             self.remove(subject, key, timers);
-        } else if let Some(grant) = self
-            .by_subject
-            .get_mut(&subject)
-            .and_then(|keys| keys.get_mut(key))
-        {
-            grant.left = left;
         }
         Some(basis)
     }
@@ -210,10 +204,6 @@ impl Recent {
 
     pub(super) fn end(&mut self, process: Process) {
         self.sockets.remove(&process);
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
     }
 
     /// Unless it was released again since: then a later entry of the queue speaks for it.

@@ -1,4 +1,5 @@
 //! What makes two holds the same question.
+use std::fmt;
 use std::net::SocketAddr;
 
 use crate::request::{Actions, AgentId, Classes, Object, Request, Transport};
@@ -34,6 +35,22 @@ pub enum Place {
         name_hash: u64,
         path: Option<String>,
     },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(Transport::Tcp, to) => write!(f, "tcp://{to}"),
+            Self::Address(Transport::Udp, to) => write!(f, "udp://{to}"),
+            Self::File { dev, ino, .. } => write!(f, "inode {ino} on device {dev:#x}"),
+            Self::NewFile {
+                path: Some(path), ..
+            } => f.write_str(path),
+            Self::NewFile { dev, ino, .. } => {
+                write!(f, "new file in inode {ino} on device {dev:#x}")
+            }
+        }
+    }
 }
 
 impl Key {

@@ -210,7 +210,7 @@ impl Gate {
             let ruling = Ruling::grant(basis, Cause::SameObject);
             // No key: being covered does not make the approval last longer.
             self.admit(hold, reason, None, ruling);
-        } else if let Some(basis) = self.grants.spend(&hold, &key, self.now, &mut self.timers) {
+        } else if let Some(basis) = self.grants.spend(&hold, &key, &mut self.timers) {
             let ruling = Ruling::grant(basis, Cause::Granted);
             self.admit(hold, reason, Some(key), ruling);
         } else if self.pending.waiting() >= self.limits.max_pending {
@@ -386,12 +386,10 @@ impl Gate {
         let ends = basis
             .granted
             .map_or(until, |granted| granted.ends.min(until));
-        if key.policy == self.policy {
-            let socket = (cookie, Arc::clone(key));
-            let most = self.limits.max_recent;
-            self.recent
-                .insert(held.hold.process, socket, basis.clone(), ends, most);
-        }
+        let socket = (cookie, Arc::clone(key));
+        let most = self.limits.max_recent;
+        self.recent
+            .insert(held.hold.process, socket, basis.clone(), ends, most);
     }
 
     fn resumed(&mut self, id: HoldId) {
@@ -428,7 +426,6 @@ impl Gate {
     fn policy_changed(&mut self) {
         self.policy += 1;
         self.grants.clear(&mut self.timers);
-        self.recent.clear();
         for request in self.requests.all_late() {
             self.close(request);
             self.withdraw(request, Withdrawal::Expired);
