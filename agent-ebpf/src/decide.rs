@@ -283,14 +283,14 @@ unsafe fn begin(who: &Current, what: &What, display: Display, at: u64) -> Answer
     (*pending).key = what.key;
     (*pending).id = id;
     (*pending).since_ns = at;
-    (*pending).classes = what.classes | what.glob;
+    (*pending).classes = what.classes;
+    (*pending).glob_classes = what.glob;
     (*pending).cgroup = bpf_get_current_cgroup_id();
     (*pending).tid = who.tid;
     (*pending).tgid = who.tgid;
     (*pending).agent = who.agent();
     (*pending).hook = what.hook;
     (*pending).syscall = nr;
-    (*pending).glob = u32::from(what.glob != 0);
     if let Ok(comm) = bpf_get_current_comm() {
         (*pending).comm = comm;
     }

@@ -10,6 +10,7 @@ pub mod control;
 pub mod driver;
 pub mod enrich;
 pub mod gate;
+pub mod governing;
 pub mod kernel;
 pub mod names;
 pub mod park;

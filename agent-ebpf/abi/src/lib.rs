@@ -168,6 +168,8 @@ pub struct Pending {
     pub start_ns: u64,
     /// Data classes of the object, one bit each.
     pub classes: u64,
+    /// Classes that a glob may add: user space matches the path before anyone is asked.
+    pub glob_classes: u64,
     /// The thread's cgroup, `kernfs_node.id`.
     pub cgroup: u64,
     pub tid: u32,
@@ -180,8 +182,7 @@ pub struct Pending {
     pub restarts: u32,
     /// x86-64 syscall number.
     pub syscall: u32,
-    /// 1: `path` is only a candidate for a glob; user space matches it before anyone is asked.
-    pub glob: u32,
+    pub _pad: u32,
     pub comm: [u8; 16],
     /// Display only: `bpf_d_path`, NUL-terminated; empty when the hook cannot tell.
     pub path: [u8; PATH_LEN],
@@ -436,7 +437,7 @@ pub mod count {
 // A change of any of these must bump ABI_VERSION.
 const _: () = {
     assert!(size_of::<Key>() == 40);
-    assert!(size_of::<Pending>() == 40 + 8 * 8 + 8 * 4 + 16 + PATH_LEN);
+    assert!(size_of::<Pending>() == 40 + 9 * 8 + 8 * 4 + 16 + PATH_LEN);
     assert!(size_of::<Governed>() == 32);
     assert!(size_of::<Root>() == 56);
     assert!(size_of::<InodeKey>() == 16);

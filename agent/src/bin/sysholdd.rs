@@ -1,2 +1,134 @@
-//! The daemon.
-fn main() {}
+//! The daemon: starts everything in an order in which nothing claims what is not there yet,
+//! then hands over to the driver.
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use sd_notify::NotifyState;
+use syshold_agent::approver::gateway::Error as GatewayError;
+use syshold_agent::approver::{Approver, Gateway};
+use syshold_agent::control;
+use syshold_agent::driver::{self, Parts};
+use syshold_agent::kernel::{self, Kernel};
+use syshold_agent::park::{CGROUP_ROOT, Parking};
+use syshold_agent::policy::{self, Policy};
+use syshold_agent::rules::BuiltIn;
+use syshold_ledger::{HostName, Ledger};
+use tokio::sync::mpsc;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// EX_CONFIG of sysexits.h: a restart changes nothing, so the unit does not try one.
+const EX_CONFIG: u8 = 78;
+
+/// Holds the sensitive syscalls of governed processes until the policy or a person decides.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Policy and settings.
+    #[arg(long, default_value = "/etc/syshold/agent.toml")]
+    config: PathBuf,
+    /// Keys, enrolment and, unless the policy says otherwise, the ledger.
+    #[arg(long, default_value = "/var/lib/syshold")]
+    state: PathBuf,
+    /// Where `syshold` calls.
+    #[arg(long, default_value = control::SOCKET)]
+    socket: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let policy = match policy::load(&args.config) {
+        Ok(policy) => policy,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    start_log(policy.host().log);
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(serve(args, policy)),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            eprintln!("sysholdd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Error>> {
+    if let Err(error) = kernel::stop_dumps() {
+        tracing::warn!(%error, "core dumps of this daemon are not prevented");
+    }
+    let ledger = Ledger::open(&policy.host().ledger, HostName::of_this_machine()?)?;
+    let kernel = Kernel::load(Path::new(kernel::PINS))?;
+    let mut parking = Parking::default();
+    let adopted = parking.adopt(Path::new(CGROUP_ROOT))?;
+    if adopted > 0 {
+        tracing::info!(threads = adopted, "held threads of an earlier daemon taken up");
+    }
+    let (events, from_gateway) = mpsc::channel(1024);
+    let (approver, gateway) = match Gateway::load(&args.state) {
+        Ok((gateway, key)) => {
+            let (host, port) = gateway.address();
+            (Some(Approver::start(gateway, key, events)?), addresses(&host, port))
+        }
+        Err(error @ GatewayError::NotEnrolled { .. }) => {
+            tracing::warn!("{error}; until then every ask rule denies");
+            (None, Vec::new())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (to_driver, calls) = mpsc::channel(64);
+    let _door = control::listen(&args.socket, to_driver)?;
+    let parts = Parts {
+        kernel,
+        parking,
+        ledger,
+        policy,
+        policy_path: args.config,
+        approver,
+        from_gateway,
+        calls,
+        builtin: BuiltIn { deny: gateway, resolvers: Vec::new() },
+    };
+    driver::run(parts, |headline| {
+        tracing::info!(headline, "enforcement is live");
+        let _ = sd_notify::notify(false, &[NotifyState::Ready, NotifyState::Status(headline)]);
+    })
+    .await?;
+    Ok(())
+}
+
+/// Where the gateway listens: no governed process may go there.
+fn addresses(host: &str, port: u16) -> Vec<SocketAddr> {
+    match (host.trim_matches(['[', ']']), port).to_socket_addrs() {
+        Ok(found) => found.collect(),
+        Err(error) => {
+            tracing::warn!(host, %error, "the gateway's name does not resolve");
+            Vec::new()
+        }
+    }
+}
+
+/// To the journal with fields where there is one, to the terminal otherwise.
+fn start_log(level: tracing::Level) {
+    let filter = LevelFilter::from_level(level);
+    let registry = tracing_subscriber::registry().with(filter);
+    match std::env::var_os("JOURNAL_STREAM").map(|_| tracing_journald::layer()) {
+        Some(Ok(journal)) => registry.with(journal).init(),
+        _ => registry
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+            .init(),
+    }
+}

@@ -125,8 +125,7 @@ impl Kernel {
         let events = Events(take(&mut ebpf, "EVENTS")?);
         Ok(Self {
             programs,
-            events: AsyncFd::with_interest(events, tokio::io::Interest::READABLE)
-                .map_err(LoadError::Events)?,
+            events: poll(events)?,
             pids,
             verdicts,
             governed: take(&mut ebpf, "GOVERNED")?,
@@ -146,6 +145,12 @@ impl Kernel {
             switch,
         })
     }
+}
+
+fn poll(events: Events) -> Result<AsyncFd<Events>, LoadError> {
+    // SAFETY: the ring owns its map's descriptor, which stays the same and open as long as it.
+    unsafe { AsyncFd::register_with_interest(events, tokio::io::Interest::READABLE) }
+        .map_err(|error| LoadError::Events(error.into()))
 }
 
 fn check_lsm() -> Result<(), LoadError> {

@@ -57,3 +57,15 @@ impl Drop for Shared {
         let _ = unsafe { munmap(self.base.cast(), self.len) };
     }
 }
+
+/// Maps a page of a file and lets it go, for the canary.
+pub fn map_and_unmap(file: impl AsFd) {
+    let Some(len) = NonZeroUsize::new(4096) else { return };
+    // SAFETY: a fresh private mapping at an address of the kernel's choice, never touched.
+    let mapped =
+        unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, file, 0) };
+    if let Ok(base) = mapped {
+        // SAFETY: mapped just above, and nothing points into it.
+        let _ = unsafe { munmap(base, len.get()) };
+    }
+}

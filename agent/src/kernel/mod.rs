@@ -24,9 +24,10 @@ use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
 pub use load::{LoadError, PINS, Program};
+pub use mmap::map_and_unmap;
 pub use process::{continue_process, stop_dumps};
 
-use crate::gate::{ReleaseRight, Verdict};
+use crate::gate::Verdict;
 use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request, Transport};
 
 /// The loaded programs and their maps.
@@ -140,15 +141,16 @@ impl Kernel {
         Ok(found("PENDING", self.pending.get(&tid, 0))?.filter(is_written))
     }
 
-    /// Publishes the verdict of a hold: its thread finds it when it restarts.
-    pub fn publish(&self, tid: u32, right: &ReleaseRight, verdict: Verdict) {
+    /// Publishes the verdict of a hold: its thread finds it when it restarts. Called with a
+    /// [`crate::gate::ReleaseRight`] at hand, and again while the kernel has not applied it.
+    pub fn publish(&self, tid: u32, hold: HoldId, verdict: Verdict) {
         let verdict = match verdict {
             Verdict::Allow => abi::verdict::ALLOW,
             Verdict::Deny => abi::verdict::DENY,
             Verdict::Interrupt => abi::verdict::INTERRUPT,
         };
         let slot = (tid % abi::VERDICT_SLOTS) as usize;
-        self.verdicts.store_word(slot, abi::publish(right.id().0, verdict));
+        self.verdicts.store_word(slot, abi::publish(hold.0, verdict));
     }
 
     /// The agent that governs a process.
@@ -322,12 +324,22 @@ fn cgroup_name(name: &str) -> [u8; abi::CGROUP_NAME_LEN] {
 /// A kernel fact, in the agent's words.
 #[must_use]
 pub fn request_of(pending: &Pending) -> Request {
-    let key = &pending.key;
     let path = CStr::from_bytes_until_nul(&pending.path)
         .ok()
         .filter(|path| !path.is_empty())
         .map(|path| path.to_string_lossy().into_owned());
-    let object = match key.kind {
+    Request {
+        agent: AgentId(pending.agent),
+        actions: Actions(pending.key.actions),
+        object: object_of(&pending.key, path),
+        classes: Classes(pending.classes),
+    }
+}
+
+/// The object of a key; `path` is for people.
+#[must_use]
+pub fn object_of(key: &abi::Key, path: Option<String>) -> Object {
+    match key.kind {
         abi::object::SOCKET => Object::Socket {
             cookie: key.a,
             transport: if key.extra >> 16 == libc::IPPROTO_UDP as u64 {
@@ -341,12 +353,6 @@ pub fn request_of(pending: &Pending) -> Request {
             Object::NewFile { dev: key.a as u32, ino: key.b, name_hash: key.c, path }
         }
         _ => Object::File { dev: key.a as u32, ino: key.b, generation: key.c, path },
-    };
-    Request {
-        agent: AgentId(pending.agent),
-        actions: Actions(key.actions),
-        object,
-        classes: Classes(pending.classes),
     }
 }
 

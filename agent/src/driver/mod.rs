@@ -1,0 +1,583 @@
+//! The one loop that owns all mutable state.
+//!
+//! ```text
+//!  kernel events ─┐                         ┌─▶ park     (cgroups)
+//!  PENDING sweep ─┤                         ├─▶ ledger   (commit, then Input::Recorded)
+//!  gateway events ┼─▶ Input ─▶ gate ─▶ Action ─▶ approver (ask, withdraw, outcome)
+//!  ledger commits ┤            ▲ judge      └─▶ kernel   (publish, wake)
+//!  control calls ─┤            │
+//!  timers ────────┘          rules
+//! ```
+//! A hold goes one way through: kernel → gate → ledger → approver → ledger → kernel. Whatever
+//! takes time (describing a process, a commit, the network) runs in a task of its own and comes
+//! back as an [`Input`]; the loop itself never waits for any of it, nor for a person.
+mod act;
+mod compose;
+mod report;
+mod signals;
+mod watch;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use syshold_abi::{self as abi, Event, Pending, event};
+use syshold_ledger::{Draft, Kind, Ledger};
+use syshold_protocol::Outstanding;
+use syshold_protocol::ids::{DecisionId, RequestId, Subject, UnixMs};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use uuid::Uuid;
+
+use crate::approver::client::{self, Approver};
+use crate::canary::Canary;
+use crate::control::{self, Asked};
+use crate::enrich::{Described, Enricher};
+use crate::gate::{self, Gate, Gone, Hold, Limits, Now, Process, Verdict};
+use crate::governing::Governing;
+use crate::kernel::{self, Kernel, KernelError};
+use crate::names::{Change, Names, Resolver};
+use crate::park::Parking;
+use crate::policy::{self, Policy, PolicyError};
+use crate::request::{AgentId, HoldId};
+use crate::rules::{self, BuiltIn, Facts};
+
+/// Between two heartbeats and canary rounds.
+const TICK: Duration = Duration::from_secs(1);
+/// Between two full sweeps of PENDING.
+const SWEEP_EVERY: u32 = 5;
+/// Inputs that tasks may have under way; beyond that they wait, not the loop.
+const BACKLOG: usize = 65_536;
+/// Decision ids remembered against replay. A decision is bound to an outstanding request too.
+const USED: usize = 65_536;
+
+/// What comes back from tasks.
+#[derive(Debug)]
+enum Input {
+    /// The facts about the process behind a request, and the path of a file that the kernel
+    /// could not name.
+    Described(Box<gate::Ask>, Result<Box<Described>, gate::AskFailure>, Option<String>),
+    /// The request leaf is durable, or is not.
+    RequestRecorded(Box<Open>, Result<(), String>),
+    /// The decision leaf of a hold is durable, or is not.
+    Recorded(HoldId, Result<(), String>),
+    /// A process with a held thread was sent a signal a moment ago.
+    LookAgain(u32),
+}
+
+/// A request at the gateway.
+#[derive(Clone, Debug)]
+struct Open {
+    outstanding: Outstanding,
+    trouble: bool,
+}
+
+/// What the driver knows of a hold beside the gate.
+#[derive(Clone, Debug)]
+struct Fact {
+    tid: u32,
+    tgid: u32,
+    comm: String,
+    syscall: u32,
+    hook: u32,
+    class_names: Vec<String>,
+    host: Option<String>,
+    agent: String,
+    since: UnixMs,
+    request: crate::request::Request,
+    /// Published, waiting for the kernel to apply it.
+    released: Option<Verdict>,
+}
+
+/// What the driver is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub kernel: Kernel,
+    pub parking: Parking,
+    pub ledger: Ledger,
+    pub policy: Policy,
+    pub policy_path: PathBuf,
+    pub approver: Option<Approver>,
+    pub from_gateway: mpsc::Receiver<client::Event>,
+    pub calls: mpsc::Receiver<Asked>,
+    pub builtin: BuiltIn,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("reading kernel events: {0}")]
+    Events(io::Error),
+    #[error("listening for signals: {0}")]
+    Signals(io::Error),
+    #[error("the ledger cannot record that the daemon started: {0}; nothing may be released")]
+    Ledger(String),
+}
+
+/// The state of the whole daemon.
+pub struct Driver {
+    kernel: Kernel,
+    parking: Parking,
+    gate: Gate,
+    ledger: Ledger,
+    approver: Option<Approver>,
+    governing: Governing,
+    policy: Policy,
+    policy_path: PathBuf,
+    policy_loaded: jiff::Timestamp,
+    policy_problem: Option<String>,
+    names: Names,
+    builtin: BuiltIn,
+    enricher: Arc<Enricher>,
+    facts: HashMap<HoldId, Fact>,
+    by_tid: HashMap<u32, HoldId>,
+    open: HashMap<RequestId, Open>,
+    launched: HashMap<Process, Subject>,
+    used: (HashSet<DecisionId>, VecDeque<DecisionId>),
+    denials: watch::Denials,
+    followers: Vec<control::Answers>,
+    canary: Canary,
+    counts: report::Tally,
+    /// In the ledger, as far as commits have told.
+    leaves: Arc<AtomicU64>,
+    started: jiff::Timestamp,
+    boot_id: Uuid,
+    back: mpsc::Sender<Input>,
+    name_changes: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
+    resolver: Option<tokio::task::JoinHandle<()>>,
+    ticks: u32,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}
+
+/// Runs until the daemon is told to stop. `ready` is called when enforcement is live.
+pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverError> {
+    let (back, mut inputs) = mpsc::channel(BACKLOG);
+    let mut from_gateway = parts.from_gateway;
+    let mut calls = parts.calls;
+    let mut driver = Driver {
+        gate: Gate::new(Limits::default(), Box::new(|| RequestId(Uuid::now_v7()))),
+        kernel: parts.kernel,
+        parking: parts.parking,
+        ledger: parts.ledger,
+        approver: parts.approver,
+        governing: Governing::default(),
+        policy: parts.policy,
+        policy_path: parts.policy_path,
+        policy_loaded: jiff::Timestamp::now(),
+        policy_problem: None,
+        names: Names::default(),
+        builtin: parts.builtin,
+        enricher: Arc::default(),
+        facts: HashMap::new(),
+        by_tid: HashMap::new(),
+        open: HashMap::new(),
+        launched: HashMap::new(),
+        used: (HashSet::new(), VecDeque::new()),
+        denials: watch::Denials::default(),
+        followers: Vec::new(),
+        canary: Canary::default(),
+        counts: report::Tally::default(),
+        leaves: Arc::default(),
+        started: jiff::Timestamp::now(),
+        boot_id: compose::boot_id(),
+        back,
+        name_changes: mpsc::channel(8),
+        resolver: None,
+        ticks: 0,
+    };
+    driver.begin().await?;
+    let mut stop = Stops::listen().map_err(DriverError::Signals)?;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ready(&driver.headline());
+    loop {
+        let deadline = driver.gate.next_deadline().map(instant_of);
+        tokio::select! {
+            events = driver.kernel.events() => {
+                for event in events.map_err(DriverError::Events)? {
+                    driver.kernel_event(&event);
+                }
+            }
+            Some(input) = inputs.recv() => driver.input(input),
+            Some(event) = from_gateway.recv() => driver.gateway_event(event),
+            Some(change) = driver.name_changes.1.recv() => driver.names_changed(change),
+            Some(asked) = calls.recv() => driver.call(asked),
+            _ = tick.tick() => driver.tick(),
+            () = wait_until(deadline) => driver.gate_step(gate::Input::Tick),
+            what = stop.next() => match what {
+                Stop::Reload => driver.reload_by_signal(),
+                Stop::Stop => return driver.end().await,
+            },
+        }
+    }
+}
+
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+enum Stop {
+    Reload,
+    Stop,
+}
+
+struct Stops {
+    hup: Signal,
+    term: Signal,
+    int: Signal,
+}
+
+impl Stops {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            hup: signal(SignalKind::hangup())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.hup.recv() => Stop::Reload,
+            _ = self.term.recv() => Stop::Stop,
+            _ = self.int.recv() => Stop::Stop,
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC: the clock of holds and deadlines.
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+fn now() -> Now {
+    Now(u64::try_from(monotonic().as_millis()).unwrap_or(u64::MAX))
+}
+
+fn instant_of(at: Now) -> Instant {
+    Instant::now() + at.since(now())
+}
+
+fn wall() -> UnixMs {
+    UnixMs::from(std::time::SystemTime::now())
+}
+
+impl Driver {
+    /// Enforcement goes live, then what an earlier daemon left is taken up.
+    async fn begin(&mut self) -> Result<(), DriverError> {
+        self.kernel.introduce_daemon();
+        self.learn_resolvers();
+        self.put_in_force()?;
+        self.kernel.beat(nanos(monotonic()))?;
+        self.governing.seed(&mut self.kernel, &self.policy);
+        // Again: whoever was born between the first look and the programs going live.
+        self.governing.seed(&mut self.kernel, &self.policy);
+        for draft in [
+            Draft::new(Kind::Start).field("version", env!("CARGO_PKG_VERSION")),
+            compose::policy_leaf(&self.policy, &self.policy_path),
+        ] {
+            let committed = self.ledger.append(draft).await;
+            committed.map_err(|error| DriverError::Ledger(error.to_string()))?;
+        }
+        self.canary.round();
+        self.watch_names();
+        self.sweep(true);
+        Ok(())
+    }
+
+    /// Leaves holds as they are: a daemon that comes soon takes them up.
+    async fn end(&mut self) -> Result<(), DriverError> {
+        const GRACE: Duration = Duration::from_secs(30);
+        self.kernel.restarting(nanos(monotonic() + GRACE))?;
+        let draft = Draft::new(Kind::Stop).field("pending", &self.facts.len());
+        if let Err(error) = self.ledger.append(draft).await {
+            tracing::error!(%error, "the ledger could not record the stop");
+        }
+        Ok(())
+    }
+
+    /// The running policy into the kernel: acknowledged only when it is there.
+    fn put_in_force(&mut self) -> Result<(), KernelError> {
+        let facts = Facts { names: &self.names, builtin: &self.builtin };
+        let compiled = policy::compile(&self.policy, &facts);
+        if compiled.spilled > 0 {
+            tracing::info!(rules = compiled.spilled, "network rules judged in user space");
+        }
+        let tables = self.governing.tables(&mut self.kernel, &self.policy, compiled);
+        self.kernel.enforce(&tables)
+    }
+
+    // ---- kernel ----
+
+    fn kernel_event(&mut self, event: &Event) {
+        match event.kind {
+            event::HELD => match self.kernel.held(event.tid) {
+                Ok(Some(pending)) => self.held(&pending),
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, tid = event.tid, "a hold cannot be read"),
+            },
+            event::RESUMED => self.resumed(HoldId(event.id)),
+            event::ABANDONED => {
+                let died = !std::path::Path::new(&format!("/proc/{}", event.tid)).exists();
+                let why = if died { Gone::Died } else { Gone::Abandoned };
+                self.gone(HoldId(event.id), why);
+            }
+            event::DENIED => self.kernel_denied(event),
+            event::SIGNAL => self.signalled(event.tgid, event.tid, event.key.a != 0),
+            event::ENTERED => tracing::info!(
+                pid = event.tgid,
+                agent = self.agent_name(AgentId(event.agent)),
+                "governed from now on"
+            ),
+            event::EXITED | event::EXECED => {
+                let process = Process { tgid: event.tgid, start_ns: event.key.a };
+                if event.kind == event::EXITED {
+                    self.launched.remove(&process);
+                }
+                self.gate_step(gate::Input::ProcessExited { process });
+            }
+            kind => tracing::warn!(kind, "an event of an unknown kind"),
+        }
+    }
+
+    /// A hold, new or seen again.
+    fn held(&mut self, pending: &Pending) {
+        let id = kernel::hold_id(pending);
+        if let Some(fact) = self.facts.get(&id)
+            && let Some(verdict) = fact.released
+        {
+            // Published already; it spins, or stopped in the very moment of the release.
+            self.wake(pending.tid, pending.tgid, id, verdict);
+            return;
+        }
+        let mut request = kernel::request_of(pending);
+        if pending.glob_classes != 0 {
+            let sure = request.classes.0;
+            let candidates = crate::request::Classes(pending.glob_classes & !sure);
+            let path = match &request.object {
+                crate::request::Object::File { path: Some(path), .. } => path.as_str(),
+                // A new file's whole path is not known: every candidate stays.
+                _ => "",
+            };
+            let settled = self.policy.settle_globs(candidates, path);
+            request.classes = crate::request::Classes(sure | settled.0);
+        }
+        let facts = Facts { names: &self.names, builtin: &self.builtin };
+        let judgement = rules::judge(&self.policy, &request, &facts);
+        let process = Process { tgid: pending.tgid, start_ns: pending.start_ns };
+        if !self.facts.contains_key(&id) {
+            if let Some(before) = self.by_tid.insert(pending.tid, id) {
+                self.gone(before, Gone::Abandoned);
+                self.by_tid.insert(pending.tid, id);
+            }
+            let fact = self.fact_of(pending, &request);
+            self.facts.insert(id, fact);
+        }
+        let hold = Hold {
+            id,
+            tid: pending.tid,
+            process,
+            session: self.session_of(process),
+            held_at: Now(pending.since_ns / 1_000_000),
+            request,
+        };
+        self.gate_step(gate::Input::Held { hold, judgement });
+        self.tell_followers(id);
+    }
+
+    fn fact_of(&self, pending: &Pending, request: &crate::request::Request) -> Fact {
+        let age = nanos(monotonic()).saturating_sub(pending.since_ns) / 1_000_000;
+        let host = request.object.ip().and_then(|ip| {
+            self.names.names_of(ip).next().map(|name| name.as_str().to_owned())
+        });
+        Fact {
+            tid: pending.tid,
+            tgid: pending.tgid,
+            comm: String::from_utf8_lossy(&pending.comm).trim_end_matches('\0').to_owned(),
+            syscall: pending.syscall,
+            hook: pending.hook,
+            class_names: self.policy.class_names(request.classes).map(str::to_owned).collect(),
+            host,
+            agent: self.agent_name(request.agent),
+            since: UnixMs::new(wall().ms().saturating_sub(age)),
+            request: request.clone(),
+            released: None,
+        }
+    }
+
+    /// The root of a process's tree, while that runs.
+    fn session_of(&self, process: Process) -> Option<Process> {
+        let root = self.kernel.details(process.tgid).ok().flatten()?.root;
+        if root == process.tgid {
+            return Some(process);
+        }
+        let details = self.kernel.details(root).ok().flatten()?;
+        Some(Process { tgid: root, start_ns: details.start_ns })
+    }
+
+    fn resumed(&mut self, id: HoldId) {
+        self.forget(id);
+        self.gate_step(gate::Input::Resumed { hold: id });
+        self.facts.remove(&id);
+    }
+
+    fn gone(&mut self, id: HoldId, why: Gone) {
+        self.forget(id);
+        self.gate_step(gate::Input::Gone { hold: id, why });
+        self.facts.remove(&id);
+    }
+
+    fn forget(&mut self, id: HoldId) {
+        let Some(fact) = self.facts.get(&id) else { return };
+        let tid = fact.tid;
+        self.parking.woke(tid);
+        if self.by_tid.get(&tid) == Some(&id) {
+            self.by_tid.remove(&tid);
+        }
+    }
+
+    // ---- tasks ----
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Described(ask, result, path) => self.described(*ask, result, path),
+            Input::RequestRecorded(open, result) => self.request_recorded(*open, result),
+            Input::Recorded(hold, Ok(())) => self.gate_step(gate::Input::Recorded { hold }),
+            Input::Recorded(hold, Err(error)) => {
+                tracing::error!(hold = hold.0, %error, "a decision could not be recorded: denied");
+                self.gate_step(gate::Input::RecordFailed { hold });
+            }
+            Input::LookAgain(tgid) => self.look_for_signals(tgid),
+        }
+    }
+
+    fn gate_step(&mut self, input: gate::Input) {
+        for action in self.gate.step(now(), input) {
+            self.act(action);
+        }
+    }
+
+    fn agent_name(&self, id: AgentId) -> String {
+        self.policy.agent(id).map_or_else(|| "unknown".to_owned(), |agent| agent.name.clone())
+    }
+
+    // ---- policy ----
+
+    fn reload_by_signal(&mut self) {
+        match self.reload() {
+            Ok(()) => tracing::info!(sha256 = %self.policy.digest(), "policy reloaded"),
+            Err(error) => tracing::error!("{error}; the running policy stays"),
+        }
+    }
+
+    /// All or nothing: a policy that does not load changes nothing.
+    fn reload(&mut self) -> Result<(), ReloadError> {
+        match self.try_reload() {
+            Ok(()) => {
+                self.policy_problem = None;
+                Ok(())
+            }
+            Err(error) => {
+                self.policy_problem = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<(), ReloadError> {
+        let fresh = policy::load(&self.policy_path)?;
+        let old = std::mem::replace(&mut self.policy, fresh);
+        // Agents are known to the kernel by their place: a policy that moves one would hand its
+        // processes to another.
+        let moved = old.agents().iter().zip(self.policy.agents()).find(|(a, b)| a.name != b.name);
+        let gone = self.policy.agents().len() < old.agents().len();
+        if gone || moved.is_some() {
+            self.policy = old;
+            return Err(ReloadError::AgentsMoved);
+        }
+        if let Err(error) = self.put_in_force() {
+            self.policy = old;
+            if let Err(again) = self.put_in_force() {
+                tracing::error!(%again, "the old policy could not be put back in force");
+            }
+            return Err(error.into());
+        }
+        self.governing.seed(&mut self.kernel, &self.policy);
+        self.policy_loaded = jiff::Timestamp::now();
+        let leaf = compose::policy_leaf(&self.policy, &self.policy_path)
+            .field("old_sha256", &old.digest().to_string());
+        self.record_aside(leaf);
+        self.watch_names();
+        self.gate_step(gate::Input::PolicyChanged);
+        Ok(())
+    }
+
+    fn watch_names(&mut self) {
+        if let Some(old) = self.resolver.take() {
+            old.abort();
+        }
+        let resolver =
+            Resolver::new(self.policy.host_names(), self.names.clone(), "/etc/resolv.conf".into());
+        self.resolver = Some(tokio::spawn(resolver.run(self.name_changes.0.clone())));
+    }
+
+    fn names_changed(&mut self, change: Change) {
+        self.names = change.names;
+        self.builtin.resolvers = change.resolvers;
+        if let Err(error) = self.put_in_force() {
+            tracing::error!(%error, "new addresses could not be put in force; the old ones stay");
+        }
+    }
+
+    /// The resolvers once at the start, so that DNS works from the first moment.
+    fn learn_resolvers(&mut self) {
+        if let Ok(text) = std::fs::read_to_string("/etc/resolv.conf") {
+            self.builtin.resolvers = crate::names::parse_resolv_conf(&text);
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error("the policy cannot be put in force: {0}")]
+    Kernel(#[from] KernelError),
+    #[error(
+        "[[govern]] entries were removed or reordered; running processes are known by their place: add new agents at the end, or restart sysholdd when none of the old ones runs"
+    )]
+    AgentsMoved,
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Hooks by their number, for people.
+fn hook_name(hook: u32) -> &'static str {
+    match hook {
+        abi::hook::SOCKET_CREATE => "socket_create",
+        abi::hook::SOCKET_CONNECT => "socket_connect",
+        abi::hook::SOCKET_SENDMSG => "socket_sendmsg",
+        abi::hook::FILE_OPEN => "file_open",
+        abi::hook::FILE_PERMISSION => "file_permission",
+        abi::hook::MMAP_FILE => "mmap_file",
+        abi::hook::PATH_MKNOD => "path_mknod",
+        abi::hook::IO_URING => "io_uring",
+        _ => "other",
+    }
+}

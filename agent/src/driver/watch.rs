@@ -1,0 +1,160 @@
+//! What happens by itself: heartbeat, canary, sweep, and what the kernel denied on its own.
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use syshold_abi::{Event, cause};
+use syshold_ledger::{Draft, Kind, leaf};
+use tokio::time::Instant;
+
+use super::{Driver, SWEEP_EVERY, hook_name, monotonic, nanos};
+use crate::gate::Gone;
+use crate::kernel;
+use crate::request::{Actions, AgentId, HoldId};
+
+impl Driver {
+    /// Once a second.
+    pub(super) fn tick(&mut self) {
+        let problem = self.canary.check(&self.kernel);
+        if let Some(change) = self.canary.note(problem) {
+            let leaf = Draft::new(Kind::Degraded).field("canary", &change);
+            tracing::error!(canary = change, "the state of enforcement changed");
+            self.record_aside(leaf);
+        }
+        // A daemon whose enforcement is not live does not say that it is.
+        if self.canary.ok() {
+            let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
+        }
+        if let Err(error) = self.kernel.beat(nanos(monotonic())) {
+            tracing::error!(%error, "no heartbeat to the kernel side");
+        }
+        self.canary.round();
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(SWEEP_EVERY) {
+            self.sweep(false);
+            self.governing.refresh(&mut self.kernel, &self.policy);
+            if let Some(approver) = &self.approver {
+                approver.probe();
+            }
+        }
+    }
+
+    /// PENDING is the truth: what the events did not tell is found here. `all`: nothing is
+    /// assumed about what is known already.
+    pub(super) fn sweep(&mut self, all: bool) {
+        let held = self.kernel.pending();
+        let there: HashSet<HoldId> = held.iter().map(kernel::hold_id).collect();
+        for pending in &held {
+            let known = self.facts.get(&kernel::hold_id(pending));
+            if all || known.is_none_or(|fact| fact.released.is_some()) {
+                self.held(pending);
+            }
+        }
+        let lost: Vec<(HoldId, bool)> = self
+            .facts
+            .iter()
+            .filter(|(id, _)| !there.contains(id))
+            .map(|(id, fact)| (*id, fact.released.is_some()))
+            .collect();
+        for (id, released) in lost {
+            // The event was lost: released and gone from the map means that it was applied.
+            if released {
+                self.resumed(id);
+            } else {
+                self.gone(id, Gone::Died);
+            }
+        }
+        // Sleepers nobody holds any more: left by a daemon that died between two steps.
+        let tids: HashSet<u32> = held.iter().map(|pending| pending.tid).collect();
+        let strays: Vec<u32> =
+            self.parking.sleepers().filter(|tid| !tids.contains(tid)).collect();
+        for tid in strays {
+            if let Err(error) = self.parking.wake(tid, tid) {
+                tracing::warn!(%error, tid, "a stray sleeper could not be woken");
+            }
+        }
+    }
+
+    /// The kernel denied by itself. Recorded, but a governed process must not fill the ledger:
+    /// one leaf a minute for the same thing, with the count of the others.
+    pub(super) fn kernel_denied(&mut self, event: &Event) {
+        self.counts.denied += 1;
+        let Some(others) = self.denials.first(event, Instant::now()) else { return };
+        let agent = AgentId(event.agent);
+        let name = self.agent_name(agent);
+        let object = kernel::object_of(&event.key, None);
+        let why = cause_name(event.cause);
+        tracing::warn!(agent = name, pid = event.tgid, hook = hook_name(event.hook), why, object = object.label(), "denied by the kernel");
+        let leaf = Draft::new(Kind::Decision)
+            .agent(&leaf::Agent { name, ..leaf::Agent::default() })
+            .field("pid", &event.tgid)
+            .action(&leaf::Action {
+                op: Actions(event.key.actions).to_string(),
+                args: [("hook".to_owned(), hook_name(event.hook).into())].into_iter().collect(),
+            })
+            .object(&leaf::Object { kind: object.label(), ..leaf::Object::default() })
+            .policy(&leaf::Policy {
+                sha256: self.policy.digest().to_string(),
+                rule: Some("kernel".to_owned()),
+                why: Some(why.to_owned()),
+            })
+            .decision(&leaf::Decision {
+                verdict: leaf::Verdict::Deny,
+                by: leaf::DecidedBy::Policy,
+                cause: Some(why.to_owned()),
+                id: None,
+                grant: None,
+                expires: None,
+            })
+            .field("others_unrecorded", &others);
+        self.record_aside(leaf);
+    }
+}
+
+pub(super) fn cause_name(why: u32) -> &'static str {
+    match why {
+        cause::RULE => "a rule of the policy",
+        cause::DAEMON_AWAY => "the daemon is away",
+        cause::FULL => "a kernel map is full",
+        cause::CONTEXT => "a syscall that cannot be held",
+        cause::SIGNAL => "the thread could not be made to wait",
+        cause::SPINNING => "restarted too often",
+        cause::SOCKET_TYPE => "a kind of socket that cannot be governed",
+        cause::IO_URING => "io_uring",
+        cause::UNKNOWN_AGENT => "the agent is not known",
+        cause::UNREADABLE => "the address cannot be read",
+        cause::SELF_PROTECTION => "self-protection",
+        _ => "unknown",
+    }
+}
+
+/// What was denied lately: bounded in memory and in leaves.
+#[derive(Debug, Default)]
+pub(super) struct Denials {
+    seen: HashMap<(u32, u32, syshold_abi::Key), (Instant, u64)>,
+    unrecorded: u64,
+}
+
+impl Denials {
+    const EVERY: Duration = Duration::from_secs(60);
+    const MOST: usize = 256;
+
+    /// Some: record this one, and how many like it were not.
+    fn first(&mut self, event: &Event, now: Instant) -> Option<u64> {
+        let key = (event.agent, event.cause, syshold_abi::Key { a: 0, ..event.key });
+        if let Some((since, others)) = self.seen.get_mut(&key)
+            && now.duration_since(*since) < Self::EVERY
+        {
+            *others += 1;
+            return None;
+        }
+        if self.seen.len() >= Self::MOST {
+            self.seen.retain(|_, (since, _)| now.duration_since(*since) < Self::EVERY);
+            if self.seen.len() >= Self::MOST {
+                self.unrecorded += 1;
+                return None;
+            }
+        }
+        let before = self.seen.insert(key, (now, 0)).map_or(0, |(_, others)| others);
+        Some(before + std::mem::take(&mut self.unrecorded))
+    }
+}
