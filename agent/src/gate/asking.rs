@@ -5,6 +5,7 @@ use syshold_protocol::accept::DenyCause;
 use syshold_protocol::decision::Lifespan;
 use syshold_protocol::ids::RequestId;
 
+use super::grants::Reach;
 use super::key::Key;
 use super::pending::State;
 use super::requests::{Phase, Shown};
@@ -23,7 +24,7 @@ impl Gate {
         }
         let shown = Shown {
             hold: hold.id,
-            process: hold.process,
+            process: Some(hold.process),
             session: hold.session,
             waiting: 1,
         };
@@ -34,7 +35,7 @@ impl Gate {
 
     /// Asks about the first hold of the request, on behalf of all that joined it.
     pub(super) fn ask(&mut self, request: RequestId) {
-        let Some(asked) = self.requests.find_mut(request) else {
+        let Some(asked) = self.requests.find(request) else {
             return;
         };
         let Some((_, &id)) = asked.joined.first_key_value() else {
@@ -46,19 +47,19 @@ impl Gate {
         let State::Waiting(waiting) = &held.state else {
             return;
         };
-        asked.phase = Phase::Asking { early: None };
-        asked.shown = Shown {
+        let shown = Shown {
             hold: id,
-            process: held.hold.process,
+            process: Some(held.hold.process),
             session: held.hold.session,
             waiting: u32::try_from(asked.joined.len()).unwrap_or(u32::MAX),
         };
+        self.requests.show(request, shown);
         self.out.push(Action::Ask(Ask {
             request,
             hold: id,
             reason: held.reason.clone(),
             terms: waiting.terms.clone(),
-            waiting: asked.shown.waiting,
+            waiting: shown.waiting,
             until: waiting.until,
         }));
     }
@@ -201,7 +202,7 @@ impl Gate {
         if late {
             return self.approved_late(request, &key, granted, approval);
         }
-        let subject = Subject::of(granted.lifespan, key.agent, shown.process, shown.session);
+        let reach = Reach::of(granted.lifespan, key.agent, shown);
         let mut left = match granted.uses {
             _ if granted.ends <= self.now => Some(0),
             None if granted.lifespan == Lifespan::Single => Some(shown.waiting),
@@ -218,7 +219,7 @@ impl Gate {
                 && self
                     .pending
                     .find(id)
-                    .is_some_and(|held| subject.is_none_or(|subject| subject.covers(&held.hold)));
+                    .is_some_and(|held| reach.covers(&held.hold));
             if covered {
                 left = left.map(|left| left - 1);
                 self.decide(id, Ruling::approved(basis.clone()));
@@ -226,7 +227,7 @@ impl Gate {
                 uncovered.push(id);
             }
         }
-        if let Some(subject) = subject {
+        if let Reach::Subject(subject) = reach {
             self.grant(subject, &key, basis, granted, left);
         }
         self.ask_again(uncovered);

@@ -3,6 +3,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::key::Key;
+use super::requests::Shown;
 use super::ruling::Basis;
 use super::timers::{Timer, TimerId, Timers};
 use super::types::{Hold, Now, Process};
@@ -20,25 +21,41 @@ pub enum Subject {
     Retry(AgentId),
 }
 
-impl Subject {
-    /// Whom an approval is for that was given to this process and session. None: nobody but
-    /// the holds that waited.
-    pub(super) fn of(
-        lifespan: Lifespan,
-        agent: AgentId,
-        process: Process,
-        session: Option<Process>,
-    ) -> Option<Self> {
-        match lifespan {
-            Lifespan::Single => None,
-            Lifespan::Process => Some(Self::Process(process)),
-            // The root has exited: what is left of the session is the process itself.
-            Lifespan::Session => Some(session.map_or(Self::Process(process), Self::Session)),
-            Lifespan::Until => Some(Self::Agent(agent)),
-        }
+/// Whom an approval reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The holds that waited for it.
+    Waiting,
+    /// Those, and later ones, if they are this subject's.
+    Subject(Subject),
+    /// Whom it was for is gone.
+    Nobody,
+}
+
+impl Reach {
+    pub(super) fn of(lifespan: Lifespan, agent: AgentId, shown: Shown) -> Self {
+        // Without its root, what is left of a session is the process that was shown.
+        let process = shown.process.map(Subject::Process);
+        let subject = match lifespan {
+            Lifespan::Single => return Self::Waiting,
+            Lifespan::Process => process,
+            Lifespan::Session => shown.session.map(Subject::Session).or(process),
+            Lifespan::Until => Some(Subject::Agent(agent)),
+        };
+        subject.map_or(Self::Nobody, Self::Subject)
     }
 
     pub(super) fn covers(self, hold: &Hold) -> bool {
+        match self {
+            Self::Waiting => true,
+            Self::Subject(subject) => subject.covers(hold),
+            Self::Nobody => false,
+        }
+    }
+}
+
+impl Subject {
+    fn covers(self, hold: &Hold) -> bool {
         match self {
             Self::Process(process) => hold.process == process,
             Self::Session(root) => hold.session == Some(root),

@@ -159,6 +159,7 @@ impl Gate {
             Input::ProcessExited { process } => {
                 self.grants.end(process, &mut self.timers);
                 self.recent.end(process);
+                self.requests.end(process);
             }
             Input::PolicyChanged => self.policy_changed(),
             Input::Tick => {}

@@ -162,6 +162,15 @@ impl Gate {
             joined, waiting,
             "every place in a request is a hold that waits"
         );
+        let shown = |asked: &requests::Asked| {
+            let session = asked
+                .shown
+                .session
+                .filter(|root| Some(*root) != asked.shown.process);
+            usize::from(asked.shown.process.is_some()) + usize::from(session.is_some())
+        };
+        let showing: usize = self.requests.iter().map(shown).sum();
+        assert_eq!(self.requests.showing(), showing);
         let late = self.requests.all_late().len();
         assert_eq!(self.requests.late(), late);
         assert_eq!(self.grants.iter().count(), self.grants.len());

@@ -1,5 +1,5 @@
 //! The questions that are with people, and the holds that joined each.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::key::Key;
@@ -21,7 +21,8 @@ pub(super) struct Asked {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shown {
     pub(super) hold: HoldId,
-    pub(super) process: Process,
+    /// None: it has ended, or runs another program than the one people were shown.
+    pub(super) process: Option<Process>,
     pub(super) session: Option<Process>,
     /// How many waited when it was asked.
     pub(super) waiting: u32,
@@ -43,6 +44,8 @@ pub(super) struct Requests {
     by_id: HashMap<RequestId, Asked>,
     /// Where the next identical hold joins.
     joinable: HashMap<Arc<Key>, RequestId>,
+    /// Requests that show a process, or something in its session.
+    showing: HashMap<Process, HashSet<RequestId>>,
     late: usize,
     next_place: u64,
 }
@@ -98,7 +101,31 @@ impl Requests {
             shown,
         };
         self.by_id.insert(id, asked);
+        self.show(id, shown);
         place
+    }
+
+    /// What people are shown from now on; nothing they said before counts.
+    pub(super) fn show(&mut self, id: RequestId, shown: Shown) {
+        let Some(asked) = self.by_id.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut asked.shown, shown);
+        asked.phase = Phase::Asking { early: None };
+        self.unshow(id, before);
+        for process in [shown.process, shown.session].into_iter().flatten() {
+            self.showing.entry(process).or_default().insert(id);
+        }
+    }
+
+    /// A process is gone: a grant to it, or to the session it was the root of, is void.
+    pub(super) fn end(&mut self, process: Process) {
+        for id in self.showing.remove(&process).into_iter().flatten() {
+            if let Some(Asked { shown, .. }) = self.by_id.get_mut(&id) {
+                shown.process = shown.process.filter(|shown| *shown != process);
+                shown.session = shown.session.filter(|shown| *shown != process);
+            }
+        }
     }
 
     /// The request when nobody is left in it.
@@ -121,6 +148,7 @@ impl Requests {
         self.close_door(id);
         let asked = self.by_id.remove(&id)?;
         self.late -= usize::from(matches!(asked.phase, Phase::Late(_)));
+        self.unshow(id, asked.shown);
         Some(asked)
     }
 
@@ -134,6 +162,22 @@ impl Requests {
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Asked> {
         self.by_id.values()
+    }
+
+    #[cfg(test)]
+    pub(super) fn showing(&self) -> usize {
+        self.showing.values().map(HashSet::len).sum()
+    }
+
+    fn unshow(&mut self, id: RequestId, shown: Shown) {
+        for process in [shown.process, shown.session].into_iter().flatten() {
+            if let Some(ids) = self.showing.get_mut(&process) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.showing.remove(&process);
+                }
+            }
+        }
     }
 
     fn close_door(&mut self, id: RequestId) {

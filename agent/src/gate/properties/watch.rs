@@ -2,6 +2,7 @@
 use super::*;
 
 /// What went in about a hold, and how far it is.
+#[derive(Clone)]
 struct Seen {
     hold: Hold,
     judgement: Judgement,
@@ -12,13 +13,14 @@ struct Seen {
 
 /// What went in about a request.
 struct Question {
-    shown: HoldId,
+    /// As it was then: its id may come again.
+    shown: Seen,
     waiting: u32,
     asked: bool,
     unreachable: bool,
     approvals: Vec<(Granted, Now)>,
     denied: bool,
-    /// When the processes it could be granted to ended, and the policy it was asked under.
+    /// Processes that ended since it was asked.
     ended: Vec<Process>,
     policy_over: bool,
     used: u32,
@@ -201,10 +203,7 @@ impl Watch {
             }
             Input::ProcessExited { process } => {
                 for question in self.questions.values_mut() {
-                    // Only a grant that is there can end; one given later starts afresh.
-                    if !question.approvals.is_empty() {
-                        question.ended.push(*process);
-                    }
+                    question.ended.push(*process);
                 }
                 self.sockets.retain(|(hold, ..)| hold.process != *process);
             }
@@ -275,7 +274,7 @@ impl Watch {
             self.order.1.push(ask.request);
         }
         let question = Question {
-            shown: ask.hold,
+            shown: seen.clone(),
             waiting: ask.waiting,
             asked: false,
             unreachable: false,
@@ -311,8 +310,7 @@ impl Watch {
                 );
             }
             let asked = self.questions.iter();
-            let about_it =
-                |(_, question): &(_, &Question)| self.same(&self.seen[&question.shown], seen);
+            let about_it = |(_, question): &(_, &Question)| self.same(&question.shown, seen);
             let expired: Vec<RequestId> = asked.filter(about_it).map(|(id, _)| *id).collect();
             for request in expired {
                 self.question(request, |question| question.expired = true);
@@ -339,9 +337,8 @@ impl Watch {
             By::Timeout => assert_eq!(terms.on_timeout, Fallback::Allow),
             By::Unreachable => {
                 assert_eq!(terms.on_unreachable, Fallback::Allow);
-                let asks = |question: &Question| {
-                    question.unreachable && self.same(&self.seen[&question.shown], seen)
-                };
+                let asks =
+                    |question: &Question| question.unreachable && self.same(&question.shown, seen);
                 assert!(self.questions.values().any(asks), "nobody was unreachable");
             }
             By::Policy | By::Withdrawn | By::Error => panic!("allowed by {:?}", decision.by),
@@ -351,7 +348,7 @@ impl Watch {
     fn check_approval(&mut self, id: HoldId, request: RequestId, waited: bool) {
         let (seen, now) = (&self.seen[&id], self.now);
         let question = &self.questions[&request];
-        let shown = &self.seen[&question.shown];
+        let shown = &question.shown;
         assert!(question.asked, "answered before the request was recorded");
         assert!(self.same(shown, seen), "another act than the approved one");
         let covers = |&(granted, answered): &(Granted, Now)| {
@@ -363,14 +360,14 @@ impl Watch {
                 (None, Lifespan::Single) => question.used < question.waiting,
                 (None, _) => true,
             };
-            let there = |process: Process| waited || !question.ended.contains(&process);
+            let there = |process: Process| !question.ended.contains(&process);
             let in_process = hold.process == shown.hold.process && there(hold.process);
             let subject = match granted.lifespan {
                 Lifespan::Single => waited,
                 Lifespan::Process => in_process,
                 Lifespan::Session => match shown.hold.session {
-                    Some(root) => hold.session == Some(root) && there(root),
-                    None => in_process,
+                    Some(root) if there(root) => hold.session == Some(root),
+                    Some(_) | None => in_process,
                 },
                 Lifespan::Until => true,
             };

@@ -179,6 +179,23 @@ fn a_process_grant_is_for_the_process_that_was_shown() {
 }
 
 #[test]
+fn a_process_grant_is_void_when_the_program_that_was_shown_is_gone() {
+    for lifespan in [Lifespan::Process, Lifespan::Session] {
+        let mut desk = Desk::new();
+        desk.ask(connect(1));
+        desk.ask(connect(2).by(CHILD));
+        desk.asked(1);
+        desk.step(Input::ProcessExited { process: BOT });
+        desk.gone(1);
+        assert_eq!(
+            desk.approve(1, desk.granted(lifespan, MINUTE, None)),
+            ["ask r2: about 2, 1 waiting"]
+        );
+        assert_eq!(desk.ask(connect(3)), ["park 3"], "the program in its place");
+    }
+}
+
+#[test]
 fn a_new_policy_ends_every_grant() {
     for lifespan in [Lifespan::Process, Lifespan::Session, Lifespan::Until] {
         let mut desk = desk_with(lifespan, None);
