@@ -25,13 +25,17 @@ impl Ballast {
 
     /// Makes the file at its full size, unless it is there.
     pub(crate) fn ensure(&self) -> io::Result<()> {
-        if std::fs::metadata(&self.path).is_ok_and(|file| file.len() >= self.bytes) {
+        if self.is_there() {
             return Ok(());
         }
         self.fill().inspect_err(|_| {
             // Half a ballast would only take space from the ledger.
             let _gone = std::fs::remove_file(&self.path);
         })
+    }
+
+    fn is_there(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|file| file.len() >= self.bytes)
     }
 
     fn fill(&self) -> io::Result<()> {
@@ -46,9 +50,9 @@ impl Ballast {
         file.sync_all()
     }
 
-    /// Makes it again once the disk has room for it and as much again.
+    /// Makes it again, if it is gone, once the disk has room for it and as much again.
     pub(crate) fn restore(&self) -> io::Result<()> {
-        if self.free()? < self.bytes * 2 {
+        if !self.is_there() && self.free()? < self.bytes * 2 {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.ensure()

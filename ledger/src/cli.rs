@@ -171,9 +171,9 @@ fn show(db: &Path, idx: u64, json: bool) -> Result<(), CliError> {
     };
     let mut out = anstream::stdout().lock();
     if json {
-        writeln!(out, "{}", leaf.body)?
+        writeln!(out, "{}", leaf.body)?;
     } else {
-        write!(out, "{}", render::full(&leaf))?
+        write!(out, "{}", render::full(&leaf))?;
     }
     Ok(out.flush()?)
 }

@@ -142,7 +142,7 @@ fn check_leaves(
         if report.first_bad.is_none() {
             report.last_good = Some(idx);
         }
-        if report.leaves % 4096 == 0 {
+        if report.leaves.is_multiple_of(4096) {
             progress(report.leaves, total);
         }
     }

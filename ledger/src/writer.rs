@@ -110,7 +110,7 @@ impl Writer {
 
     /// Writes batches until every sender is gone.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::new();
         loop {
             match self.receive(jobs) {
                 Ok(job) => batch.push(job),
@@ -122,7 +122,7 @@ impl Writer {
             }
             batch.extend(jobs.try_iter().take(BATCH - 1));
             self.try_again();
-            self.write(batch.drain(..).collect());
+            self.write(std::mem::take(&mut batch));
         }
     }
 
@@ -283,7 +283,7 @@ impl Writer {
             Ok((store, tail)) => {
                 self.tail = tail;
                 let retry_at = Instant::now() + RETRY;
-                if full {
+                if full || self.ballast.restore().is_err() {
                     self.state = State::Degraded {
                         store,
                         cause: Arc::clone(&cause),

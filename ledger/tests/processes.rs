@@ -1,0 +1,421 @@
+//! What needs other processes: the writer killed at any moment, a full disk, and readers that are
+//! not root. Starts itself again in the roles below; needs root, and says so instead of skipping.
+#![expect(clippy::expect_used, reason = "tests with a main of their own")]
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{decision, filled, open, place, policy, request};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use syshold_ledger::leaf::{DecidedBy, Verdict};
+use syshold_ledger::{AppendError, Exit, Filter, Health, Ledger, Options, Reader, verify};
+use uuid::Uuid;
+
+const ROLE: &str = "SYSHOLD_LEDGER_TEST_ROLE";
+const DB: &str = "SYSHOLD_LEDGER_TEST_DB";
+const KILLS: usize = 60;
+
+fn main() -> ExitCode {
+    match std::env::var(ROLE).as_deref() {
+        Ok("append") => return append_for_ever(&db()),
+        Ok("verify") => {
+            return ExitCode::from(
+                verify(&db(), |_, _| {}).map_or(Exit::Unreadable, |report| report.exit()) as u8,
+            );
+        }
+        _ => {}
+    }
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "these tests mount a small disk and become another user: run them as root"
+    );
+    let tests: [(&str, fn()); 4] = [
+        ("killed_at_any_moment", killed_at_any_moment),
+        (
+            "a_full_disk_denies_records_and_recovers",
+            a_full_disk_denies_records_and_recovers,
+        ),
+        ("the_group_can_verify", the_group_can_verify),
+        (
+            "a_read_only_medium_can_be_verified",
+            a_read_only_medium_can_be_verified,
+        ),
+    ];
+    // Mounts made here are seen by nobody else and end with this process.
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .expect("private mounts");
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let mut run = 0;
+    for (name, test) in tests {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            test();
+            println!("test {name} ... ok");
+            run += 1;
+        }
+    }
+    println!(
+        "\ntest result: ok. {run} passed; 0 failed; 0 ignored; 0 measured; {} filtered out",
+        tests.len() - run
+    );
+    ExitCode::SUCCESS
+}
+
+fn db() -> PathBuf {
+    std::env::var_os(DB).expect("a path").into()
+}
+
+fn in_role(role: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.env(ROLE, role).env(DB, path).stdin(Stdio::null());
+    command
+}
+
+/// Role: appends from four threads until killed, and prints each acknowledged leaf.
+fn append_for_ever(path: &Path) -> ExitCode {
+    let ledger = open(path);
+    let say = |committed: syshold_ledger::Committed| {
+        // One write, so that a kill leaves no half line that is taken for a whole one.
+        let line = format!("{} {}\n", committed.idx, committed.hash);
+        std::io::stdout()
+            .lock()
+            .write_all(line.as_bytes())
+            .expect("stdout");
+    };
+    say(ledger.append(policy()).wait().expect("append"));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let id = Uuid::now_v7();
+                    say(ledger.append(request(id)).wait().expect("append"));
+                    say(ledger
+                        .append(decision(id, Verdict::Allow, DecidedBy::Human))
+                        .wait()
+                        .expect("append"));
+                }
+            });
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+fn killed_at_any_moment() {
+    let (_dir, path) = place();
+    let mut acknowledged: BTreeMap<u64, String> = BTreeMap::new();
+    let mut slowest = Duration::ZERO;
+    for round in 0..KILLS {
+        let mut child = in_role("append", &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        // Killed after a different number of leaves each time, right from the first.
+        for line in lines.by_ref().take(1 + (round * 37) % 300) {
+            let line = line.expect("a line");
+            let (idx, hash) = line.split_once(' ').expect("idx and hash");
+            assert!(
+                acknowledged
+                    .insert(idx.parse().expect("a number"), hash.to_owned())
+                    .is_none(),
+                "leaf {idx} given twice"
+            );
+        }
+        child.kill().expect("kill -9");
+        for line in lines.map_while(Result::ok) {
+            let (idx, hash) = line.split_once(' ').expect("idx and hash");
+            acknowledged.insert(idx.parse().expect("a number"), hash.to_owned());
+        }
+        child.wait().expect("its end");
+        let begin = Instant::now();
+        drop(open(&path));
+        slowest = slowest.max(begin.elapsed());
+    }
+    let reader = Reader::open(&path).expect("the ledger");
+    for (idx, hash) in &acknowledged {
+        let leaf = reader
+            .show(*idx)
+            .expect("readable")
+            .unwrap_or_else(|| panic!("leaf {idx} was acknowledged and is lost"));
+        assert_eq!(&leaf.hash.to_string(), hash);
+    }
+    let report = verify(&path, |_, _| {}).expect("a report");
+    assert_eq!(report.exit(), Exit::Clean, "{:?}", report.first_bad);
+    println!(
+        "{KILLS} kills: {} leaves acknowledged, 0 lost, {} in the ledger; slowest recovery {slowest:?}",
+        acknowledged.len(),
+        report.leaves
+    );
+    assert!(
+        slowest < Duration::from_secs(1),
+        "recovery took {slowest:?}"
+    );
+}
+
+/// A small disk of its own.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(at: &Path, kilobytes: u32) -> Self {
+        std::fs::create_dir(at).expect("a directory");
+        let options = format!("size={kilobytes}k,mode=700");
+        mount(
+            Some("syshold-test"),
+            at,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .expect("a small disk");
+        Self(at.to_owned())
+    }
+
+    fn remount_read_only(&self) {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, &self.0, None::<&str>, flags, None::<&str>).expect("remount");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).expect("umount");
+    }
+}
+
+fn fill(file: &Path) {
+    let mut filler = std::fs::File::create(file).expect("a filler");
+    for size in [65_536, 4096, 1] {
+        while filler
+            .write(&vec![1; size])
+            .is_ok_and(|written| written > 0)
+        {}
+    }
+}
+
+fn a_full_disk_denies_records_and_recovers() {
+    let (dir, _) = place();
+    let disk = Disk::new(&dir.path().join("disk"), 3072);
+    let path = disk.0.join("ledger.db");
+    let options = Options {
+        ballast_bytes: 512 * 1024,
+        ..Options::default()
+    };
+    let ledger =
+        Ledger::open_with(&path, "web-1".parse().expect("a name"), options).expect("a ledger");
+    let health = ledger.health();
+    ledger.append(policy()).wait().expect("room");
+    let allow = || {
+        ledger
+            .append(decision(Uuid::now_v7(), Verdict::Allow, DecidedBy::Policy))
+            .wait()
+    };
+    let deny = || {
+        ledger
+            .append(decision(Uuid::now_v7(), Verdict::Deny, DecidedBy::Error))
+            .wait()
+    };
+    let mut kept = Vec::new();
+    let mut lost: u64 = 0;
+    for _ in 0..50 {
+        kept.push(allow().expect("room"));
+    }
+
+    let filler = disk.0.join("filler");
+    fill(&filler);
+    let first = loop {
+        match allow() {
+            Ok(committed) => kept.push(committed),
+            Err(error) => break error,
+        }
+    };
+    lost += 1;
+    assert!(matches!(first, AppendError::Store(_)), "{first:?}");
+    assert!(
+        matches!(*health.borrow(), Health::Degraded { .. }),
+        "{:?}",
+        *health.borrow()
+    );
+
+    // Denials are recorded on the space kept back, approvals are not.
+    kept.push(deny().expect("a denial is recorded on a full disk"));
+    let refused = allow();
+    lost += 1;
+    assert!(
+        matches!(refused, Err(AppendError::Degraded(_))),
+        "{refused:?}"
+    );
+    // Whoever filled the disk goes on, until the space kept back is gone too.
+    fill(&disk.0.join("filler2"));
+    let mut denials = 0;
+    while !matches!(*health.borrow(), Health::Broken { .. }) {
+        match deny() {
+            Ok(committed) => kept.push(committed),
+            Err(error) => {
+                assert!(matches!(error, AppendError::Store(_)), "{error:?}");
+                lost += 1;
+            }
+        }
+        denials += 1;
+        assert!(denials < 100_000, "the disk never filled again");
+    }
+    assert!(allow().is_err());
+    lost += 1;
+
+    std::fs::remove_file(&filler).expect("space");
+    std::fs::remove_file(disk.0.join("filler2")).expect("space");
+    let begin = Instant::now();
+    while *health.borrow() != Health::Good {
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "not good again: {:?}",
+            *health.borrow()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kept.push(allow().expect("good again"));
+    drop(ledger);
+
+    let report = verify(&path, |_, _| {}).expect("a report");
+    assert_eq!(report.exit(), Exit::Clean, "{:?}", report.first_bad);
+    let reader = Reader::open(&path).expect("the ledger");
+    for committed in &kept {
+        assert_eq!(
+            reader
+                .show(committed.idx)
+                .expect("readable")
+                .map(|leaf| leaf.hash),
+            Some(committed.hash)
+        );
+    }
+    let mut counted = 0;
+    let gaps = Filter {
+        kind: Some("gap".into()),
+        ..Filter::default()
+    };
+    reader
+        .scan(&gaps, |leaf| {
+            counted += leaf.value()["gap"]["lost"].as_u64().expect("a count");
+            std::ops::ControlFlow::Continue(())
+        })
+        .expect("readable");
+    assert_eq!(counted, lost, "the gap leaves count what was lost");
+    assert!(
+        std::fs::metadata(disk.0.join("ledger.ballast"))
+            .expect("a ballast")
+            .len()
+            >= 512 * 1024
+    );
+    println!(
+        "full disk: {} acknowledged and kept, {lost} refused and counted, {denials} denials on the ballast",
+        kept.len()
+    );
+}
+
+/// `verify` as a user who is only in the file's group.
+fn verify_as_group(path: &Path, group: u32) -> Option<i32> {
+    let binary = std::env::current_exe().expect("this test");
+    // The build directory may be closed to others; a copy is not.
+    let copy = std::env::temp_dir().join(format!("syshold-verify-{}", std::process::id()));
+    std::fs::copy(&binary, &copy).expect("a copy");
+    std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).expect("mode");
+    let status = Command::new(&copy)
+        .env(ROLE, "verify")
+        .env(DB, path)
+        .uid(65_534)
+        .gid(group)
+        .current_dir("/")
+        .status();
+    std::fs::remove_file(&copy).expect("gone");
+    status.expect("a child").code()
+}
+
+fn the_group_can_verify() {
+    const GROUP: u32 = 61_234;
+    let (dir, path) = place();
+    filled(&path, 5);
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o750)).expect("mode");
+    chown(dir.path(), None, Some(GROUP)).expect("group");
+    chown(&path, None, Some(GROUP)).expect("group");
+    assert_eq!(
+        verify_as_group(&path, 61_235),
+        Some(3),
+        "others cannot even look"
+    );
+    assert_eq!(
+        verify_as_group(&path, GROUP),
+        Some(0),
+        "while no daemon runs"
+    );
+
+    let ledger = open(&path);
+    ledger.append(policy()).wait().expect("append");
+    assert_eq!(
+        verify_as_group(&path, GROUP),
+        Some(0),
+        "while the daemon writes"
+    );
+    ledger.append(policy()).wait().expect("append");
+    drop(ledger);
+
+    let mut child = in_role("append", &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("output"))
+        .read_line(&mut line)
+        .expect("a leaf");
+    child.kill().expect("kill");
+    child.wait().expect("its end");
+    assert_eq!(verify_as_group(&path, GROUP), Some(0), "after a crash");
+}
+
+fn a_read_only_medium_can_be_verified() {
+    for crashed in [false, true] {
+        let (dir, path) = place();
+        filled(&path, 5);
+        if crashed {
+            let mut child = in_role("append", &path)
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("a child");
+            let mut lines = BufReader::new(child.stdout.take().expect("output")).lines();
+            assert_eq!(lines.by_ref().take(20).count(), 20);
+            child.kill().expect("kill");
+            child.wait().expect("its end");
+        }
+        let log = path.with_extension("db-wal");
+        assert_eq!(log.exists(), crashed, "only a crash leaves a log behind");
+        let medium = Disk::new(&dir.path().join("medium"), 16_384);
+        let copy = medium.0.join("ledger.db");
+        std::fs::copy(&path, &copy).expect("a copy");
+        if crashed {
+            std::fs::copy(&log, copy.with_extension("db-wal")).expect("a copy of the log");
+        }
+        medium.remount_read_only();
+        let report = verify(&copy, |_, _| {}).expect("readable");
+        assert_eq!(report.exit(), Exit::Clean, "{:?}", report.first_bad);
+        assert_eq!(
+            report.leaves > 19,
+            crashed,
+            "what is only in the log counts: {} leaves",
+            report.leaves
+        );
+    }
+}
