@@ -2,7 +2,7 @@
 //!
 //! [`Names`] is a pure table; [`Resolver`] is the task that asks the host's resolver and tells
 //! the driver what changed. The daemon's own look-ups are never governed.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -165,7 +165,11 @@ pub struct Change {
 pub struct Resolver {
     hosts: Vec<HostName>,
     names: Names,
+    /// Those whose last look-up failed.
+    failing: BTreeSet<HostName>,
     resolv_conf: PathBuf,
+    /// Whether it could not be read the last time.
+    blind: bool,
 }
 
 impl Resolver {
@@ -176,7 +180,9 @@ impl Resolver {
         Self {
             hosts,
             names: known,
+            failing: BTreeSet::new(),
             resolv_conf,
+            blind: false,
         }
     }
 
@@ -184,35 +190,57 @@ impl Resolver {
     pub async fn run(mut self, changes: mpsc::Sender<Change>) {
         let mut last: Option<Change> = None;
         loop {
-            let answers = look_up(&self.hosts).await;
-            let now = Instant::now();
-            for (host, answer) in answers {
-                match answer {
-                    Ok(ips) => {
-                        self.names.learn(&host, ips, now);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%host, %error, "a name in the policy does not resolve")
-                    }
-                }
-            }
-            self.names.expire(now);
+            self.round().await;
             let change = Change {
                 names: self.names.clone(),
-                resolvers: host_resolvers(&self.resolv_conf).await,
+                resolvers: self.host_resolvers().await,
             };
-            let news = last
-                .as_ref()
-                .is_none_or(|last| !last.says_the_same_as(&change));
-            if news && changes.send(change.clone()).await.is_err() {
-                return;
-            }
-            if news {
+            if last.as_ref().is_none_or(|l| !l.says_the_same_as(&change)) {
+                if changes.send(change.clone()).await.is_err() {
+                    return;
+                }
                 last = Some(change);
             }
             tokio::select! {
                 () = tokio::time::sleep(jittered(REFRESH)) => {}
                 () = changes.closed() => return,
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        let answers = look_up(&self.hosts).await;
+        let now = Instant::now();
+        for (host, answer) in answers {
+            match answer {
+                Ok(ips) => {
+                    self.names.learn(&host, ips, now);
+                    self.failing.remove(&host);
+                }
+                // Said once, not at every round.
+                Err(error) => {
+                    if self.failing.insert(host.clone()) {
+                        tracing::warn!(%host, %error, "a name in the policy does not resolve");
+                    }
+                }
+            }
+        }
+        self.names.expire(now);
+    }
+
+    async fn host_resolvers(&mut self) -> Vec<IpAddr> {
+        match tokio::fs::read(&self.resolv_conf).await {
+            Ok(bytes) => {
+                self.blind = false;
+                parse_resolv_conf(&String::from_utf8_lossy(&bytes))
+            }
+            Err(error) => {
+                if !self.blind {
+                    let path = self.resolv_conf.display();
+                    tracing::warn!(%path, %error, "the host's DNS servers are unknown: DNS goes by the rules");
+                }
+                self.blind = true;
+                Vec::new()
             }
         }
     }
@@ -266,16 +294,6 @@ async fn ask(host: &HostName) -> Result<Vec<IpAddr>, LookUpError> {
         Err(LookUpError::Empty)
     } else {
         Ok(ips)
-    }
-}
-
-async fn host_resolvers(path: &PathBuf) -> Vec<IpAddr> {
-    match tokio::fs::read(path).await {
-        Ok(bytes) => parse_resolv_conf(&String::from_utf8_lossy(&bytes)),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "the host's DNS servers are unknown, so DNS is asked for");
-            Vec::new()
-        }
     }
 }
 

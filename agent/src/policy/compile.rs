@@ -148,3 +148,189 @@ fn path_rules(policy: &Policy) -> Vec<PathRule> {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::names::canonical;
+    use crate::policy::testing::{self, World, parsed};
+    use crate::request::{Object, Request};
+    use crate::rules::{Judgement, judge};
+
+    /// What the kernel programs make of the tables.
+    fn kernel(tables: &KernelTables, request: &Request) -> u32 {
+        let answers: Vec<u32> = match &request.object {
+            Object::Socket { to, .. } => {
+                let bits = match canonical(to.ip()) {
+                    std::net::IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
+                    std::net::IpAddr::V6(v6) => u128::from(v6),
+                };
+                let (hi, lo) = ((bits >> 64) as u64, bits as u64);
+                let matched = tables.net.iter().find(|rule| {
+                    (hi ^ rule.addr_hi) & rule.mask_hi == 0
+                        && (lo ^ rule.addr_lo) & rule.mask_lo == 0
+                        && rule.agents >> request.agent.0 & 1 == 1
+                        && (rule.port_lo..=rule.port_hi).contains(&to.port())
+                        && request.actions.0 & !rule.actions == 0
+                });
+                vec![matched.map_or(verdict::ASK, |rule| rule.verdict)]
+            }
+            _ => request
+                .actions
+                .iter()
+                .flat_map(|action| {
+                    let row = request.agent.0 as usize * action::COUNT + action as usize;
+                    let PathRule { allow, deny } = tables.path[row];
+                    request.classes.iter().map(move |bit| {
+                        match (deny >> bit & 1, allow >> bit & 1) {
+                            (1, _) => verdict::DENY,
+                            (_, 1) => verdict::ALLOW,
+                            _ => verdict::ASK,
+                        }
+                    })
+                })
+                .collect(),
+        };
+        let strictness = |says: &u32| {
+            [verdict::ALLOW, verdict::ASK, verdict::DENY]
+                .iter()
+                .position(|v| v == says)
+        };
+        answers
+            .into_iter()
+            .max_by_key(strictness)
+            .unwrap_or(verdict::ALLOW)
+    }
+
+    fn said(judgement: &Judgement) -> u32 {
+        match judgement {
+            Judgement::Allow(_) => verdict::ALLOW,
+            Judgement::Deny(_) => verdict::DENY,
+            Judgement::Ask(..) => verdict::ASK,
+        }
+    }
+
+    fn empty_world() -> World {
+        World {
+            names: Default::default(),
+            builtin: Default::default(),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_asked() {
+        let cidrs: Vec<String> = (0..200).map(|i| format!("\"10.0.{i}.0/24\"")).collect();
+        let policy = parsed(&format!(
+            "[[govern]]\nname = \"a\"\nowner = \"o\"\n[[network]]\nname = \"many\"\ncidrs = [{}]\n\
+             [[rule]]\nname = \"r\"\naction = \"connect\"\nto = \"many\"\nverdict = \"allow\"\n",
+            cidrs.join(", ")
+        ));
+        let tables = compile(&policy, &empty_world().facts());
+        assert_eq!(
+            (tables.net.len(), tables.spilled),
+            (MAX_NET_RULES, 200 - MAX_NET_RULES + 1)
+        );
+        let last = tables.net[MAX_NET_RULES - 1];
+        assert_eq!(
+            (last.verdict, last.agents, last.mask_hi | last.mask_lo),
+            (verdict::ASK, u64::MAX, 0)
+        );
+    }
+
+    #[test]
+    fn the_tables_have_the_shape_the_kernel_reads() {
+        let policy = parsed(
+            "[[govern]]\nname = \"a\"\nowner = \"o\"\n[[govern]]\nname = \"b\"\nowner = \"o\"\n\
+             [[protect]]\nname = \"p\"\npaths = \"/p\"\n\
+             [[rule]]\nname = \"n\"\naction = \"connect\"\nagent = \"b\"\nto = \"10.0.0.0/8:80-90\"\nverdict = \"deny\"\n\
+             [[rule]]\nname = \"f\"\naction = \"write\"\nagent = \"b\"\nverdict = \"allow\"\n",
+        );
+        let mut world = empty_world();
+        world.builtin.deny.push("192.0.2.9:8443".parse().unwrap());
+        world.builtin.resolvers.push("127.0.0.53".parse().unwrap());
+        let tables = compile(&policy, &world.facts());
+        let [gateway, dns, rule] = tables.net[..] else {
+            panic!("{:?}", tables.net)
+        };
+        assert_eq!(
+            (
+                gateway.agents,
+                gateway.addr_lo,
+                gateway.port_lo,
+                gateway.verdict,
+                gateway.cause,
+                gateway.rule
+            ),
+            (
+                u64::MAX,
+                0xffff_c000_0209,
+                8443,
+                verdict::DENY,
+                cause::SELF_PROTECTION,
+                u32::MAX
+            )
+        );
+        assert_eq!(
+            (dns.agents, dns.port_hi, dns.verdict),
+            (0b11, 53, verdict::ALLOW)
+        );
+        assert_eq!(
+            (
+                rule.agents,
+                rule.addr_hi,
+                rule.addr_lo,
+                rule.mask_hi,
+                rule.mask_lo
+            ),
+            (0b10, 0, 0xffff_0a00_0000, u64::MAX, 0xffff_ffff_ff00_0000)
+        );
+        assert_eq!(
+            (
+                rule.port_lo,
+                rule.port_hi,
+                rule.actions,
+                rule.rule,
+                rule.cause
+            ),
+            (80, 90, action::CONNECT, 0, cause::RULE)
+        );
+        assert_eq!(tables.path.len(), abi::PATH_RULES);
+        let set: Vec<usize> = (0..abi::PATH_RULES)
+            .filter(|&i| tables.path[i].allow != 0)
+            .collect();
+        assert_eq!(set, [action::COUNT + 4]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// The one that matters: the kernel never allows or denies what the policy does not.
+        #[test]
+        fn the_kernel_says_what_the_policy_says_or_asks(
+            policy in testing::policy(0..60),
+            world in testing::world(),
+            requests in proptest::collection::vec(testing::request(), 1..40),
+        ) {
+            let tables = compile(&policy, &world.facts());
+            prop_assert!(tables.net.len() <= MAX_NET_RULES);
+            prop_assert_eq!(tables.path.len(), abi::PATH_RULES);
+            for request in requests {
+                let unknown_agent = policy.agent(request.agent).is_none();
+                let file = matches!(request.object, Object::File { .. });
+                if unknown_agent && file && request.classes.0 == 0 {
+                    // The hooks let unprotected files pass before they look for a rule.
+                    continue;
+                }
+                let exact = said(&judge(&policy, &request, &world.facts()));
+                let quick = kernel(&tables, &request);
+                if tables.spilled == 0 && !unknown_agent {
+                    prop_assert_eq!(quick, exact, "{:?}", request);
+                } else {
+                    prop_assert!(quick == exact || quick == verdict::ASK, "{quick} for {exact}: {request:?}");
+                }
+            }
+        }
+    }
+}

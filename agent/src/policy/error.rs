@@ -16,6 +16,9 @@ use serde::Serialize;
 /// Longest part of a source line that is shown.
 const LINE_SHOWN: usize = 160;
 
+/// Most problems noted; nobody reads more, and the first make the others.
+const MOST_NOTED: usize = 50;
+
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
@@ -100,6 +103,8 @@ impl fmt::Display for Problems {
 pub(super) struct Notes<'t> {
     file: &'t str,
     text: &'t str,
+    /// Where lines end, so that a long file with many mistakes is not read again and again.
+    line_ends: Vec<usize>,
     list: Vec<Problem>,
 }
 
@@ -108,6 +113,7 @@ impl<'t> Notes<'t> {
         Self {
             file,
             text,
+            line_ends: text.match_indices('\n').map(|(at, _)| at).collect(),
             list: Vec::new(),
         }
     }
@@ -132,11 +138,11 @@ impl<'t> Notes<'t> {
 
     /// The line, from 1, where `span` begins.
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
-        self.text.as_bytes()[..span.start.min(self.text.len())]
-            .iter()
-            .filter(|&&b| b == b'\n')
-            .count()
-            + 1
+        self.line_ends.partition_point(|&end| end < span.start) + 1
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        self.list.iter().any(|p| p.severity == Severity::Error)
     }
 
     /// What was noted, as an error; for when there is nothing to go on with.
@@ -150,7 +156,7 @@ impl<'t> Notes<'t> {
         // One mistake may be seen twice, by the TOML reader and by us.
         self.list
             .dedup_by(|b, a| (a.line, a.column, &a.message) == (b.line, b.column, &b.message));
-        if self.list.iter().any(|p| p.severity == Severity::Error) {
+        if self.has_errors() {
             Err(PolicyError::Invalid(Problems(self.list)))
         } else {
             Ok(self.list)
@@ -158,6 +164,9 @@ impl<'t> Notes<'t> {
     }
 
     fn push(&mut self, severity: Severity, span: &Range<usize>, message: String, fix: String) {
+        if self.list.len() == MOST_NOTED {
+            return;
+        }
         let place = locate(self.text, span);
         self.list.push(Problem {
             file: self.file.to_owned(),

@@ -1,54 +1,34 @@
 //! What is odd in a policy, but not wrong: rules that never matter, openings, nothing to do.
-use std::ops::Range;
-
 use super::error::Notes;
 use super::raw::RawPolicy;
-use super::{Agent, Class, Failure, Rule, Target};
+use super::{Failure, Policy, Ports, Rule, Target};
 use crate::request::Action;
 use crate::rules::Fallback;
 
-pub(super) fn warn(
-    raw: &RawPolicy,
-    agents: &[Agent],
-    classes: &[Class],
-    failure: Failure,
-    rules: &[(Rule, Range<usize>)],
-    notes: &mut Notes<'_>,
-) {
-    openings(raw, failure, notes);
-    if agents.is_empty() {
+pub(super) fn warn(raw: &RawPolicy, policy: &Policy, notes: &mut Notes<'_>) {
+    openings(raw, policy.failure, notes);
+    if policy.agents.is_empty() {
         notes.warn(
             &(0..0),
             "no agent is named, so nothing is governed",
             "add a [[govern]] with a name and an owner",
         );
+        return;
     }
-    for (i, (rule, span)) in rules.iter().enumerate() {
-        let nowhere = rule.to.as_ref().is_some_and(Vec::is_empty);
-        if rule.actions.0 == 0 || rule.agent_bits() == 0 || nowhere {
-            // An error elsewhere, or no agents at all.
+    for (i, (rule, raw)) in policy.rules.iter().zip(&raw.rule).enumerate() {
+        let name = &rule.name;
+        let why = if !is_network(rule) && policy.classes.is_empty() {
+            "nothing is protected"
+        } else if unreachable(rule, policy.rules.get(..i).unwrap_or_default()) {
+            "rules above it match first"
+        } else {
             continue;
-        }
-        let needs_files = !is_network(rule);
-        if needs_files && classes.is_empty() {
-            notes.warn(
-                span,
-                format!(
-                    "the rule `{}` never matters: nothing is protected",
-                    rule.name
-                ),
-                "add a [[protect]] with the paths it is about",
-            );
-        } else if unreachable(rule, rules.get(..i).unwrap_or_default()) {
-            notes.warn(
-                span,
-                format!(
-                    "the rule `{}` never matters: rules above it match first",
-                    rule.name
-                ),
-                "move it up, or remove it",
-            );
-        }
+        };
+        notes.warn(
+            &raw.name.span(),
+            format!("the rule `{name}` never matters: {why}"),
+            "move it up, add the [[protect]] it is about, or remove it",
+        );
     }
 }
 
@@ -86,11 +66,10 @@ fn is_network(rule: &Rule) -> bool {
 }
 
 /// Whether for each agent, action and target or class some rule above matches first.
-fn unreachable(rule: &Rule, above: &[(Rule, Range<usize>)]) -> bool {
+fn unreachable(rule: &Rule, above: &[Rule]) -> bool {
     let taken = |action: Action, covers: &dyn Fn(&Rule) -> bool| {
         let agents = above
             .iter()
-            .map(|(earlier, _)| earlier)
             .filter(|earlier| earlier.covers_action(action) && covers(earlier))
             .fold(0, |bits, earlier| bits | earlier.agent_bits());
         rule.agent_bits() & !agents == 0
@@ -110,7 +89,7 @@ fn unreachable(rule: &Rule, above: &[(Rule, Range<usize>)]) -> bool {
 }
 
 fn has_any(rule: &Rule) -> bool {
-    covers(rule, &Target::Any(super::Ports::ALL))
+    covers(rule, &Target::Any(Ports::ALL))
 }
 
 fn covers(rule: &Rule, target: &Target) -> bool {

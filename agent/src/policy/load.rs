@@ -37,7 +37,7 @@ pub fn load(path: &Path) -> Result<Policy, PolicyError> {
 pub fn parse(text: &str, file: &str) -> Result<Policy, PolicyError> {
     let mut notes = Notes::new(file, text);
     let raw = raw::read(text, &mut notes);
-    let mut policy = build::policy(raw, Digest::of(text.as_bytes()), &mut notes);
+    let mut policy = build::policy(&raw, Digest::of(text.as_bytes()), &mut notes);
     policy.warnings = notes.finish()?;
     Ok(policy)
 }

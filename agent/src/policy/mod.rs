@@ -1,15 +1,23 @@
 //! The policy file: parsed into types that cannot be wrong.
 //!
-//! `load` reads the file, `raw` takes its keys and texts, `build` makes the [`Policy`] of them,
-//! `lint` warns; `compile` makes the kernel's copy. What a policy answers is in `rules`.
+//! `load` reads the file, `raw` takes its keys and texts, `build` makes the [`Policy`] of them
+//! (with `govern`, `rule`, `text`), `lint` warns; `compile` makes the kernel's copy. What a
+//! policy answers is in `rules`.
 mod build;
 mod compile;
 mod error;
 mod glob;
+mod govern;
 mod lint;
 mod load;
 mod raw;
+mod rule;
 mod target;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

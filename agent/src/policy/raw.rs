@@ -1,4 +1,5 @@
 //! The policy file as its author wrote it: keys and texts with their places, nothing checked.
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -15,6 +16,9 @@ pub(super) type Text = Spanned<String>;
 /// The tables a policy may have.
 const TABLES: [&str; 6] = ["host", "failure", "govern", "protect", "network", "rule"];
 
+/// Unknown keys of one table that are left out before it is given up.
+const MOST_UNKNOWN: usize = 20;
+
 #[derive(Debug, Default)]
 pub(super) struct RawPolicy {
     pub(super) host: RawHost,
@@ -23,6 +27,8 @@ pub(super) struct RawPolicy {
     pub(super) protect: Vec<RawProtect>,
     pub(super) network: Vec<RawNetwork>,
     pub(super) rule: Vec<RawRule>,
+    /// Names of tables that could not be read: not unknown, for whoever refers to them.
+    pub(super) broken: BTreeSet<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,22 +103,28 @@ pub(super) struct Texts {
 pub(super) fn read(text: &str, notes: &mut Notes<'_>) -> RawPolicy {
     let (document, errors) = DeTable::parse_recoverable(text);
     let broken = !errors.is_empty();
+    let mut line = 0;
     for error in errors {
-        note(&error, &(0..0), notes);
+        // What follows in the same line is what recovery made of it.
+        let span = error.span().unwrap_or_default();
+        if std::mem::replace(&mut line, notes.line(&span)) != line {
+            note(&error, &span, notes);
+        }
     }
     let mut raw = RawPolicy::default();
     if broken {
         // What recovery made of the rest would be guesses about guesses.
         return raw;
     }
+    let broken = &mut raw.broken;
     for (key, value) in document.into_inner() {
         match key.get_ref().as_ref() {
             "host" => raw.host = single(value, notes).unwrap_or_default(),
             "failure" => raw.failure = single(value, notes).unwrap_or_default(),
-            "govern" => raw.govern = several("govern", value, notes),
-            "protect" => raw.protect = several("protect", value, notes),
-            "network" => raw.network = several("network", value, notes),
-            "rule" => raw.rule = several("rule", value, notes),
+            "govern" => raw.govern = several("govern", value, broken, notes),
+            "protect" => raw.protect = several("protect", value, broken, notes),
+            "network" => raw.network = several("network", value, broken, notes),
+            "rule" => raw.rule = several("rule", value, broken, notes),
             other => notes.error(
                 &key.span(),
                 format!("unknown key `{other}`"),
@@ -126,6 +138,7 @@ pub(super) fn read(text: &str, notes: &mut Notes<'_>) -> RawPolicy {
 fn several<'de, T: Deserialize<'de>>(
     name: &str,
     value: Spanned<DeValue<'de>>,
+    broken: &mut BTreeSet<String>,
     notes: &mut Notes<'_>,
 ) -> Vec<T> {
     let span = value.span();
@@ -137,30 +150,58 @@ fn several<'de, T: Deserialize<'de>>(
         );
         return Vec::new();
     };
-    items
-        .into_iter()
-        .filter_map(|item| single(item, notes))
-        .collect()
+    let mut tables = Vec::new();
+    for item in items {
+        let called = ["name", "class"].map(|key| text_of(&item, key));
+        match single(item, notes) {
+            Some(table) => tables.push(table),
+            None => broken.extend(called.into_iter().flatten()),
+        }
+    }
+    tables
 }
 
+fn text_of(table: &Spanned<DeValue<'_>>, key: &str) -> Option<String> {
+    let value = table.get_ref().get(key)?;
+    value.get_ref().as_str().map(str::to_owned)
+}
+
+/// A table; its unknown keys are noted and left out, so that the rest of it is read, too.
 fn single<'de, T: Deserialize<'de>>(
-    value: Spanned<DeValue<'de>>,
+    mut value: Spanned<DeValue<'de>>,
     notes: &mut Notes<'_>,
 ) -> Option<T> {
-    let span = value.span();
-    T::deserialize(ValueDeserializer::from(value))
-        .map_err(|error| note(&error, &span, notes))
-        .ok()
+    for _ in 0..MOST_UNKNOWN {
+        let error = match T::deserialize(ValueDeserializer::from(value.clone())) {
+            Ok(table) => return Some(table),
+            Err(error) => error,
+        };
+        note(&error, &value.span(), notes);
+        let word = unknown_key(error.message())?;
+        let DeValue::Table(keys) = value.get_mut() else {
+            return None;
+        };
+        let before = keys.len();
+        keys.remove(word);
+        if keys.len() == before {
+            return None;
+        }
+    }
+    None
+}
+
+/// serde's text is "unknown field `x`, expected one of `a`, `b`".
+fn unknown_key(message: &str) -> Option<&str> {
+    let (word, _) = message.strip_prefix("unknown field `")?.split_once('`')?;
+    Some(word)
 }
 
 /// Notes an error of the TOML reader or of serde, with a fix.
 fn note(error: &Error, table: &Range<usize>, notes: &mut Notes<'_>) {
     let span = error.span().unwrap_or_else(|| table.clone());
     let message = error.message();
-    // serde's texts: "unknown field `x`, expected one of `a`, `b`", "missing field `x`".
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let (message, fix) = if message.starts_with("unknown field") {
-        let word = quoted.first().copied().unwrap_or_default();
+    let (message, fix) = if let Some(word) = unknown_key(message) {
         let known = quoted.get(1..).unwrap_or_default();
         (format!("unknown key `{word}`"), suggest(word, "key", known))
     } else if message.starts_with("missing field") {

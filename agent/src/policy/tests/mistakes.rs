@@ -1,0 +1,151 @@
+//! Every mistake a policy may have: how it is named, what is marked, what would mend it.
+use super::super::{Problem, Problems, parse};
+use super::{GOOD, problems};
+
+/// What is wrong with the good policy and `more`.
+fn only(more: &str) -> Problem {
+    let mut list = problems(&format!("{GOOD}\n{more}"));
+    assert_eq!(list.len(), 1, "{more}\n{}", Problems(list));
+    list.remove(0)
+}
+
+#[test]
+fn a_problem_is_shown_as_people_expect() {
+    let text = "[[govern]]\nname  = \"bot\"\nonwer = \"a\"\nowner = \"a\"\n";
+    let error = parse(text, "/etc/syshold/agent.toml").unwrap_err();
+    let expected = r#"/etc/syshold/agent.toml:3:1: error: unknown key `onwer`
+    onwer = "a"
+    ^~~~~
+    fix: did you mean `owner`?"#;
+    assert_eq!(error.to_string(), expected);
+}
+
+/// Where `[[govern]]`, `[[protect]]`, `[[network]]` and `[[rule]]` begin in the table below.
+fn table_of(kind: &str, lines: &str) -> String {
+    let lines = lines.replace("; ", "\n");
+    match kind {
+        "govern" => format!("[[govern]]\nname = \"b\"\nowner = \"o\"\n{lines}"),
+        "protect" => format!("[[protect]]\nname = \"p\"\n{lines}"),
+        "network" => format!("[[network]]\nname = \"n\"\n{lines}"),
+        "connect" => format!("[[rule]]\nname = \"r\"\naction = \"connect\"\n{lines}"),
+        "read" => format!("[[rule]]\nname = \"r\"\naction = \"read\"\n{lines}"),
+        _ => lines,
+    }
+}
+
+#[test]
+fn every_mistake_is_named_and_marked_and_has_a_fix() {
+    // Kind of table and its lines, what is marked, the message, the fix.
+    #[rustfmt::skip]
+    let table = [
+        ("", r#"[[rules]]; name = "r""#, "rules", "unknown key `rules`", "`rule`"),
+        ("", "x = = 1", "=", "not TOML", "syntax"),
+        ("", "[govern2]", "govern2", "unknown key", "`govern`"),
+        ("", "[host]; hold = 5", "5", "invalid type", "quotes"),
+        ("", r#"[host]; hold = "5""#, r#""5""#, "not a time", "`5m`"),
+        ("", r#"[host]; hold = "0s""#, r#""0s""#, "not a time", "`5m`"),
+        ("", r#"[host]; hold = "25h""#, r#""25h""#, "not a time", "`5m`"),
+        ("", r#"[host]; hold = "+5m""#, r#""+5m""#, "not a time", "`5m`"),
+        ("", r#"[host]; hold = "99999999999999999999h""#, r#""9"#, "not a time", "`5m`"),
+        ("", r#"[host]; hold = "5é""#, r#""5é""#, "not a time", "`5m`"),
+        ("", r#"[host]; dns = "alow""#, r#""alow""#, "not one of", "`allow`"),
+        ("", r#"[host]; log = "loud""#, r#""loud""#, "not one of", "use one of"),
+        ("", r#"[host]; ledger = "ledger.db""#, r#""ledger"#, "not absolute", "/ledger.db"),
+        ("", r#"[host]; ledger = "/var/*.db""#, r#""/var"#, "not a pattern", "whole path"),
+        ("", r#"[host]; legder = "/x""#, "legder", "unknown key", "`ledger`"),
+        ("", r#"[failure]; on_timeout = "no""#, r#""no""#, "not one of", "use one of"),
+        ("", r#"[[govern]]; name = "b""#, "[[govern]]", "`owner` is missing", "owner = "),
+        ("", r#"[[govern]]; name = "bot"; owner = "o""#, r#""bot""#, "another agent", "own name"),
+        ("", r#"[[govern]]; name = "a b"; owner = "o""#, r#""a b""#, "not a name", "64 letters"),
+        ("", r#"[[govern]]; name = "b"; owner = " ""#, r#"" ""#, "not a person", "mail address"),
+        ("govern", r#"model = "a\nb""#, r#""a"#, "cannot be shown", "200"),
+        ("govern", r#"unit = "x""#, r#""x""#, "full name", "`x.service`"),
+        ("govern", r#"unit = "*.service""#, r#""*"#, "not one unit", "wildcards"),
+        ("govern", r#"unit = "bot.service""#, r#""bot"#, "already selects", "one agent"),
+        ("govern", "unit = []", "[]", "empty", "remove `unit`"),
+        ("govern", r#"cgroup = "/sys/fs/cgroup/a""#, r#""/sys"#, "root of its", "`/a`"),
+        ("govern", r#"cgroup = "a""#, r#""a""#, "not a cgroup", "from the root"),
+        ("govern", r#"user = "root""#, r#""root""#, "whole host", "user of its own"),
+        ("govern", r#"user = "0""#, r#""0""#, "whole host", "user of its own"),
+        ("govern", r#"user = "a:b""#, r#""a:b""#, "not a user", "name or number"),
+        ("govern", r#"exe = "bin/x""#, r#""bin"#, "not absolute", "/bin/x"),
+        ("protect", r#"paths = "srv""#, r#""srv""#, "not absolute", "`/srv`"),
+        ("protect", r#"paths = "/""#, r#""/""#, "every file", "folders"),
+        ("protect", "paths = []", "[]", "empty", "at least one"),
+        ("protect", "paths = [1]", "1", "invalid type", "quotes"),
+        ("protect", r#"paths = "/p"; class = """#, r#""""#, "not a name", "64 letters"),
+        ("network", r#"cidrs = "10.20.0.1/16""#, r#""10"#, "bits set", "`10.20.0.0/16`"),
+        ("", r#"[[network]]; name = "n.x"; cidrs = "10.0.0.1""#, r#""n.x""#, "no dot", "`n-x`"),
+        ("", r#"[[network]]; name = "eu"; cidrs = "10.0.0.1""#, r#""eu""#, "another network", "own name"),
+        ("connect", "", "[[rule]]", "`verdict` is missing", "verdict = "),
+        ("", r#"[[rule]]; name = "r"; action = "conect"; verdict = "ask""#, r#""conect""#, "no action", "`connect`"),
+        ("", r#"[[rule]]; name = "r"; action = ["read", "exec"]; verdict = "ask""#, r#""exec""#, "not supported yet", "connect, send, read, write"),
+        ("", r#"[[rule]]; name = "r"; action = []; verdict = "ask""#, "[]", "empty", "at least one"),
+        ("", r#"[[rule]]; name = "default"; action = "read"; verdict = "ask""#, r#""default""#, "meaning of its own", "another"),
+        ("read", r#"verdict = "ask"; after = ["customers"]"#, r#"["cust"#, "`after` is not supported yet", "remove"),
+        ("read", r#"data = "customer"; verdict = "ask""#, r#""customer""#, "no protected set", "`customers`"),
+        ("read", r#"to = "*"; verdict = "ask""#, r#""*""#, "about files", "two rules"),
+        ("connect", r#"data = "pii"; verdict = "ask""#, r#""pii""#, "about connections", "two rules"),
+        ("connect", r#"agent = "bto"; verdict = "ask""#, r#""bto""#, "no agent `bto`", "`bot`"),
+        ("connect", r#"to = "ue"; verdict = "ask""#, r#""ue""#, "neither a network", "`eu`"),
+        ("connect", r#"to = "a.example:x"; verdict = "ask""#, r#""a.ex"#, "not a port", "65535"),
+        ("connect", r#"verdict = "maybe""#, r#""maybe""#, "not one of", "use one of"),
+        ("connect", r#"verdict = "allow"; quorum = 2"#, "2", "no meaning", "remove"),
+        ("connect", r#"verdict = "deny"; hold = "1m""#, r#""1m""#, "no meaning", "remove"),
+        ("connect", r#"verdict = "ask"; quorum = 0"#, "0", "quorum of 0", "1 to 16"),
+        ("connect", r#"verdict = "ask"; quorum = -1"#, "-1", "quorum of -1", "1 to 16"),
+        ("connect", r#"verdict = "ask"; scopes = ["1h"]"#, r#""1h""#, "not a scope", "`60m`"),
+        ("connect", r#"verdict = "ask"; scopes = ["1441m"]"#, r#""1441m""#, "not a scope", "up to a day"),
+        ("connect", r#"verdict = "ask"; scopes = []"#, "[]", "empty", "at least one"),
+        ("connect", r#"verdict = "ask"; name = "s""#, "name", "there twice", "one of the two"),
+    ];
+    for (kind, lines, marked, message, fix) in table {
+        let problem = only(&table_of(kind, lines));
+        let whole = problem.to_string();
+        let shown: String = problem.source.chars().skip(problem.column - 1).collect();
+        assert!(
+            shown.starts_with(marked),
+            "{lines}: marked {shown}\n{whole}"
+        );
+        assert!(problem.message.contains(message), "{lines}\n{whole}");
+        assert!(problem.fix.contains(fix), "{lines}\n{whole}");
+        assert!(problem.line > GOOD.lines().count(), "{lines}\n{whole}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_together_and_do_not_breed() {
+    let text = r#"[host]
+lgo = 1
+dns = "x"
+[[govern]]
+name = "bot"
+[[protect]]
+name = "p"
+path = "/p"
+class = "pii"
+[[rule]]
+name = "r"
+action = "connect"
+agent = "bot"
+verdict = "aks"
+[[rule]]
+name = "s"
+action = "read"
+data = ["p", "pii"]
+verdict = "ask"
+"#;
+    let said: Vec<String> = problems(text)
+        .into_iter()
+        .map(|p| format!("{}:{}", p.line, p.message))
+        .collect();
+    let expected = [
+        "2:unknown key `lgo`",
+        "3:`x` is not one of allow, ask",
+        "4:`owner` is missing in this table",
+        "6:`paths` is missing in this table",
+        "8:unknown key `path`",
+        "14:`aks` is not one of allow, deny, ask",
+    ];
+    assert_eq!(said, expected);
+}
