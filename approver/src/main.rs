@@ -1,1 +1,8 @@
-fn main() {}
+//! `syshold-approver`: see [`syshold_approver::cli`].
+use std::process::ExitCode;
+
+use syshold_approver::cli::{parse, run};
+
+fn main() -> ExitCode {
+    run(parse())
+}

@@ -1,0 +1,326 @@
+//! `/etc/syshold/approver.toml`: what the file says ([`RawConfig`]) becomes what the gateway uses
+//! ([`Config`]). Every mistake names the place and the fix.
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// Where the file is unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/syshold/approver.toml";
+/// Where state is unless the file says otherwise.
+pub const DEFAULT_DIR: &str = "/var/lib/syshold-approver";
+
+/// The gateway's settings, ready to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub dir: PathBuf,
+    /// Host names and addresses in the server certificate.
+    pub names: Vec<String>,
+    pub host_listen: SocketAddr,
+    pub people_listen: SocketAddr,
+    /// What people's browsers are sent to; no slash at its end.
+    pub inbox_url: String,
+    /// A certificate of your own for the people listener, in place of the one this gateway makes.
+    pub people_tls: Option<TlsFiles>,
+    pub slack_webhook_url_file: Option<PathBuf>,
+    pub max_pending_per_host: u32,
+}
+
+/// A certificate chain and its key, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// The file as it is written. Every key is optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawConfig {
+    dir: Option<Spanned<PathBuf>>,
+    names: Option<Vec<Spanned<String>>>,
+    host_listen: Option<SocketAddr>,
+    people_listen: Option<SocketAddr>,
+    inbox_url: Option<Spanned<String>>,
+    people_tls_cert: Option<Spanned<PathBuf>>,
+    people_tls_key: Option<Spanned<PathBuf>>,
+    slack_webhook_url_file: Option<Spanned<PathBuf>>,
+    max_pending_per_host: Option<Spanned<u32>>,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}\n  fix: make the file readable, or pass --config FILE", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Place(Place),
+}
+
+/// One mistake, with the line it is on.
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+    line: usize,
+    column: usize,
+    source_line: String,
+    width: usize,
+    what: String,
+    fix: &'static str,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            line,
+            column,
+            source_line,
+            width,
+            what,
+            fix,
+        } = self;
+        let gutter = line.to_string().len();
+        writeln!(f, "{}:{line}:{column}: {what}", path.display())?;
+        writeln!(f, " {line} | {source_line}")?;
+        writeln!(
+            f,
+            " {:gutter$} | {:indent$}^{:~<tail$}",
+            "",
+            "",
+            "",
+            indent = column - 1,
+            tail = width - 1
+        )?;
+        write!(f, "  fix: {fix}")
+    }
+}
+
+impl Config {
+    /// Reads `path`. A missing file is an error only when `must_exist`: the defaults work.
+    pub fn load(path: &Path, must_exist: bool) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(source) if source.kind() == io::ErrorKind::NotFound && !must_exist => {
+                Self::parse(path, "")
+            }
+            Err(source) => Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Reads the text of the file at `path`.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let at =
+            |span: std::ops::Range<usize>, what: String, fix| place(path, text, span, what, fix);
+        let raw: RawConfig = toml::from_str(text).map_err(|error| {
+            at(
+                error.span().unwrap_or(0..0),
+                error.message().to_owned(),
+                "see config/approver.toml or docs/approver.md for the keys",
+            )
+        })?;
+        let dir = absolute(raw.dir, &at)?.unwrap_or_else(|| DEFAULT_DIR.into());
+        let mut names = Vec::new();
+        for name in raw.names.unwrap_or_default() {
+            if !is_name(name.get_ref()) {
+                let what = format!(
+                    "{:?} is neither a host name nor an IP address",
+                    name.get_ref()
+                );
+                return Err(at(
+                    name.span(),
+                    what,
+                    "write the name hosts reach this gateway by, such as \"approver.example.com\"",
+                ));
+            }
+            names.push(name.into_inner());
+        }
+        let people_listen = raw.people_listen.unwrap_or(([127, 0, 0, 1], 8444).into());
+        let inbox_url = match raw.inbox_url {
+            Some(url)
+                if !url.get_ref().starts_with("https://")
+                    || url.get_ref().contains(['"', '<', '>', '|', ' ', '?', '#']) =>
+            {
+                return Err(at(
+                    url.span(),
+                    "not an https:// address".to_owned(),
+                    "write it as people's browsers reach it, such as \"https://approver.example.com:8444\"",
+                ));
+            }
+            Some(url) => url.into_inner().trim_end_matches('/').to_owned(),
+            None => format!(
+                "https://{}:{}",
+                names.first().map_or("127.0.0.1", String::as_str),
+                people_listen.port()
+            ),
+        };
+        let people_tls = match (raw.people_tls_cert, raw.people_tls_key) {
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => {
+                return Err(at(
+                    one.span(),
+                    "a certificate needs its key".to_owned(),
+                    "set both people_tls_cert and people_tls_key, or neither",
+                ));
+            }
+            (cert, key) => absolute(cert, &at)?
+                .zip(absolute(key, &at)?)
+                .map(|(cert, key)| TlsFiles { cert, key }),
+        };
+        let max_pending_per_host = match raw.max_pending_per_host {
+            Some(most) if *most.get_ref() == 0 => {
+                return Err(at(
+                    most.span(),
+                    "no host could ask anything".to_owned(),
+                    "give a number from 1",
+                ));
+            }
+            most => most.map_or(200, Spanned::into_inner),
+        };
+        Ok(Self {
+            dir,
+            names,
+            host_listen: raw.host_listen.unwrap_or(([0, 0, 0, 0], 8443).into()),
+            people_listen,
+            inbox_url,
+            people_tls,
+            slack_webhook_url_file: absolute(raw.slack_webhook_url_file, &at)?,
+            max_pending_per_host,
+        })
+    }
+
+    /// The names in the certificate: the configured ones and those of the machine itself.
+    pub fn certificate_names(&self) -> Vec<String> {
+        let mut names = self.names.clone();
+        for own in ["localhost", "127.0.0.1", "::1"] {
+            if !names.iter().any(|name| name == own) {
+                names.push(own.to_owned());
+            }
+        }
+        for listen in [self.host_listen, self.people_listen] {
+            let ip = listen.ip().to_string();
+            if !listen.ip().is_unspecified() && !names.contains(&ip) {
+                names.push(ip);
+            }
+        }
+        names
+    }
+}
+
+fn absolute(
+    path: Option<Spanned<PathBuf>>,
+    at: &impl Fn(std::ops::Range<usize>, String, &'static str) -> ConfigError,
+) -> Result<Option<PathBuf>, ConfigError> {
+    match path {
+        Some(path) if !path.get_ref().is_absolute() => Err(at(
+            path.span(),
+            "not an absolute path".to_owned(),
+            "start it with /",
+        )),
+        path => Ok(path.map(Spanned::into_inner)),
+    }
+}
+
+/// Whether a certificate can carry `name`.
+pub fn is_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.parse::<IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(label))
+}
+
+fn place(
+    path: &Path,
+    text: &str,
+    span: std::ops::Range<usize>,
+    what: String,
+    fix: &'static str,
+) -> ConfigError {
+    let start = span.start.min(text.len());
+    let before = text.get(..start).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let source_line = text[line_start..]
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let column = before[line_start..].chars().count() + 1;
+    let marked = text
+        .get(start..span.end.min(text.len()))
+        .unwrap_or_default();
+    let width = marked
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        .max(1);
+    ConfigError::Place(Place {
+        path: path.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column,
+        source_line,
+        width,
+        what,
+        fix,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/syshold/approver.toml"), text)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_shipped_file_says_the_defaults() {
+        let shipped = include_str!("../../config/approver.toml");
+        assert_eq!(parse(shipped).unwrap(), parse("").unwrap());
+        let live: String = shipped
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| line.contains(" = "))
+            .map(|line| format!("{}\n", line.trim_start()))
+            .collect();
+        parse(&live).expect("every commented key is one the parser knows");
+    }
+
+    #[test]
+    fn mistakes_name_the_line_and_the_fix() {
+        let table = [
+            ("dir = \"x\"", ":1:7:", "start it with /"),
+            (
+                "\nnames = [\"a\", \"b c\"]",
+                ":2:15:",
+                "approver.example.com",
+            ),
+            ("inbox_url = \"http://x\"", ":1:13:", "https://"),
+            ("people_tls_key = \"/k\"", ":1:18:", "both"),
+            ("max_pending_per_host = 0", ":1:24:", "from 1"),
+            ("host_listen = \"8443\"", ":1:15:", "docs/approver.md"),
+            ("surprise = 1", ":1:1:", "docs/approver.md"),
+            ("dir = ", ":1:", "docs/approver.md"),
+        ];
+        for (text, place, fix) in table {
+            let error = parse(text).unwrap_err();
+            assert!(
+                error.contains(place) && error.contains(fix) && error.contains('^'),
+                "{text}\n{error}"
+            );
+        }
+    }
+}

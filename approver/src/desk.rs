@@ -1,0 +1,559 @@
+//! Where requests wait and are decided. One way through:
+//! filed → answered (compare-and-set) → decision signed → ledger → handed out.
+//!
+//! Both listeners call this and nothing else; what an answer means is in [`crate::judge`].
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rusqlite::Transaction;
+use syshold_protocol::canonical::CanonicalError;
+use syshold_protocol::{
+    Approver, Assurance, Channel, Decision, DecisionId, DecisionVerdict, Digest, Grant, HostId,
+    Outcome, Request, RequestId, RequestPhase, RequestState, Scope, SigningKey, UnixMs, VERSION,
+    dsse,
+};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::evidence::{Evidence, EvidenceError};
+use crate::judge::{self, Answer, Case, Refusal, Step, Vote, judge};
+use crate::render::Rendered;
+use crate::store::people::Account;
+use crate::store::requests::{self, Filed, Filing, Room, Unrecorded};
+use crate::store::{Store, StoreError};
+
+/// The one that decides.
+#[expect(missing_debug_implementations, reason = "holds the signing key")]
+pub struct Desk {
+    pub store: Store,
+    key: Arc<SigningKey>,
+    evidence: Evidence,
+    /// One at a time, so that no decision gets two leaves.
+    recording: tokio::sync::Mutex<()>,
+    wakes: Mutex<HashMap<RequestId, Weak<Notify>>>,
+    max_pending: u32,
+}
+
+/// Who answers, and how we know.
+#[derive(Debug, Clone)]
+pub struct Voice {
+    pub account: Account,
+    pub channel: Channel,
+    pub assurance: Assurance,
+    pub reason: Option<String>,
+}
+
+/// What a host is told about a decision.
+#[derive(Debug)]
+pub enum Look {
+    Unknown,
+    Open(RequestState),
+    /// The envelope.
+    Decided(Vec<u8>),
+    /// Decided, and not yet in the ledger.
+    Unrecorded,
+}
+
+/// A request with all that is known about it, for people.
+#[derive(Debug, Clone)]
+pub struct Sheet {
+    pub filed: Filed,
+    pub rendered: Rendered,
+    pub rendered_sha256: Digest,
+    pub votes: Vec<Approver>,
+    pub have: u32,
+    pub decision: Option<Decision>,
+    pub outcome: Option<Outcome>,
+}
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    #[error("there is no such request")]
+    Unknown,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("decided already")]
+    Decided,
+    #[error("too many outcomes for one request")]
+    TooManyOutcomes,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Canonical(#[from] CanonicalError),
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+}
+
+impl Desk {
+    /// A desk over that store.
+    pub fn new(store: Store, key: SigningKey, evidence: Evidence, max_pending: u32) -> Self {
+        let wakes = Mutex::new(HashMap::new());
+        Self {
+            store,
+            key: Arc::new(key),
+            evidence,
+            recording: tokio::sync::Mutex::new(()),
+            wakes,
+            max_pending,
+        }
+    }
+
+    /// Files a request whose signature was checked.
+    pub async fn file(
+        &self,
+        request: Request,
+        sha256: Digest,
+        envelope: Vec<u8>,
+        now: UnixMs,
+    ) -> Result<Filing, DeskError> {
+        let most = self.max_pending;
+        let filing: Filing = self
+            .store
+            .run(move |tx| requests::file(tx, &request, sha256, &envelope, most, now))
+            .await?;
+        if matches!(filing, Filing::New | Filing::Known) {
+            self.record().await?;
+        }
+        Ok(filing)
+    }
+
+    /// One person's answer.
+    pub async fn answer(
+        &self,
+        id: RequestId,
+        voice: Voice,
+        answer: Answer,
+        now: UnixMs,
+    ) -> Result<Step, DeskError> {
+        self.settle(now).await?;
+        let key = Arc::clone(&self.key);
+        let step = self
+            .store
+            .run(move |tx| decide(tx, id, &voice, answer, &key, now))
+            .await?;
+        if step != Step::Count {
+            self.record().await?;
+        }
+        self.wake(id);
+        Ok(step)
+    }
+
+    /// The host takes a request back: nobody waits for it any more.
+    pub async fn withdraw(
+        &self,
+        id: RequestId,
+        host: HostId,
+        now: UnixMs,
+    ) -> Result<(), DeskError> {
+        let key = Arc::clone(&self.key);
+        self.store
+            .run(move |tx| {
+                let filed = requests::by_id(tx, id)?
+                    .filter(|filed| filed.request.host_id == host)
+                    .ok_or(DeskError::Unknown)?;
+                match filed.phase {
+                    RequestPhase::Withdrawn => Ok(()),
+                    RequestPhase::Waiting | RequestPhase::Late => {
+                        let ruling = Ruling {
+                            verdict: DecisionVerdict::Withdrawn,
+                            grant: None,
+                            approvers: vec![],
+                            rendered: None,
+                        };
+                        conclude(tx, &filed, RequestPhase::Withdrawn, ruling, &key, now)
+                    }
+                    RequestPhase::Approved | RequestPhase::Denied | RequestPhase::Expired => {
+                        Err(DeskError::Decided)
+                    }
+                }
+            })
+            .await?;
+        self.record().await?;
+        self.wake(id);
+        Ok(())
+    }
+
+    /// What became of a request on its host.
+    pub async fn outcome(
+        &self,
+        outcome: Outcome,
+        sha256: Digest,
+        now: UnixMs,
+    ) -> Result<(), DeskError> {
+        let id = outcome.request_id;
+        self.record().await?;
+        let _one = self.recording.lock().await;
+        let (host, result) = (outcome.host_id.clone(), outcome.clone());
+        let seen = self
+            .store
+            .run(move |tx| {
+                let filed = requests::by_id(tx, id)?
+                    .filter(|filed| filed.request.host_id == host)
+                    .ok_or(DeskError::Unknown)?;
+                match requests::outcome_room(tx, id, sha256)? {
+                    Room::Free => Ok(Some((filed, requests::decision(tx, id)?.is_some()))),
+                    Room::Known => Ok(None),
+                    Room::Full => Err(DeskError::TooManyOutcomes),
+                }
+            })
+            .await?;
+        let Some((filed, decided)) = seen else {
+            return Ok(());
+        };
+        // What nobody decided has no decision whose outcome it could be.
+        if decided {
+            self.evidence.outcome(&filed, &result).await?;
+        }
+        self.store
+            .run(move |tx| requests::add_outcome(tx, &outcome, sha256, now))
+            .await?;
+        self.wake(id);
+        Ok(())
+    }
+
+    /// Where a request of `host` stands. A decision of the id `after` counts as none yet.
+    pub async fn look(
+        &self,
+        id: RequestId,
+        host: HostId,
+        after: Option<DecisionId>,
+        now: UnixMs,
+    ) -> Result<Look, DeskError> {
+        self.settle(now).await?;
+        self.store
+            .run(move |tx| {
+                let Some(filed) =
+                    requests::by_id(tx, id)?.filter(|filed| filed.request.host_id == host)
+                else {
+                    return Ok(Look::Unknown);
+                };
+                let made = requests::decision(tx, id)?;
+                let open = filed.phase == RequestPhase::Late;
+                match made {
+                    Some(made) if !made.recorded => Ok(Look::Unrecorded),
+                    Some(made) if Some(made.decision.decision_id) != after || !open => {
+                        Ok(Look::Decided(made.envelope))
+                    }
+                    _ => Ok(Look::Open(state(tx, &filed)?)),
+                }
+            })
+            .await
+    }
+
+    /// One request, for people.
+    pub async fn sheet(&self, id: RequestId, now: UnixMs) -> Result<Option<Sheet>, DeskError> {
+        self.settle(now).await?;
+        self.store
+            .run(move |tx| {
+                requests::by_id(tx, id)?
+                    .map(|filed| sheet(tx, filed))
+                    .transpose()
+            })
+            .await
+    }
+
+    /// The newest requests in one of `phases` (none given: in any), for people.
+    pub async fn sheets(
+        &self,
+        phases: Vec<RequestPhase>,
+        most: u32,
+        now: UnixMs,
+    ) -> Result<Vec<Sheet>, DeskError> {
+        self.settle(now).await?;
+        self.store
+            .run(move |tx| {
+                requests::list(tx, &phases, most)?
+                    .into_iter()
+                    .map(|filed| sheet(tx, filed))
+                    .collect()
+            })
+            .await
+    }
+
+    /// Ends what time has ended, and brings to the ledger what it does not have.
+    pub async fn settle(&self, now: UnixMs) -> Result<(), DeskError> {
+        let key = Arc::clone(&self.key);
+        let (ended, behind) = self
+            .store
+            .run(move |tx| {
+                let due = requests::due(tx, now)?;
+                due.iter()
+                    .try_for_each(|filed| expire(tx, filed, &key, now))?;
+                let ended: Vec<_> = due.iter().map(|filed| filed.request.request_id).collect();
+                Ok::<_, DeskError>((ended, !requests::unrecorded(tx)?.is_empty()))
+            })
+            .await?;
+        if behind && let Err(error) = self.record().await {
+            // Nothing unrecorded is handed out; the next call tries again.
+            tracing::error!(%error, "decisions wait for the ledger");
+        }
+        ended.into_iter().for_each(|id| self.wake(id));
+        Ok(())
+    }
+
+    /// Wakes when something about the request has changed. Take it before looking.
+    pub fn watch(&self, id: RequestId) -> Arc<Notify> {
+        let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wake) = wakes.get(&id).and_then(Weak::upgrade) {
+            return wake;
+        }
+        if wakes.len() >= 256 && wakes.len().is_power_of_two() {
+            wakes.retain(|_, wake| wake.strong_count() > 0);
+        }
+        let wake = Arc::new(Notify::new());
+        wakes.insert(id, Arc::downgrade(&wake));
+        wake
+    }
+
+    fn wake(&self, id: RequestId) {
+        let wake = self
+            .wakes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        if let Some(wake) = wake.and_then(|wake| wake.upgrade()) {
+            wake.notify_waiters();
+        }
+    }
+
+    /// Ledger first, then `recorded`: a crash between the two repeats a leaf, it never hands out what
+    /// has none.
+    async fn record(&self) -> Result<(), DeskError> {
+        let _one = self.recording.lock().await;
+        loop {
+            let Unrecorded {
+                requests,
+                decisions,
+            } = self.store.run(|tx| requests::unrecorded(tx)).await?;
+            if requests.is_empty() && decisions.is_empty() {
+                return Ok(());
+            }
+            for filed in requests {
+                let id = filed.request.request_id;
+                self.evidence.request(&filed).await?;
+                self.store
+                    .run(move |tx| requests::set_request_recorded(tx, id))
+                    .await?;
+            }
+            for (filed, made) in decisions {
+                let id = made.decision.decision_id;
+                self.evidence
+                    .decision(&filed, &made.decision, &made.envelope)
+                    .await?;
+                self.store
+                    .run(move |tx| requests::set_recorded(tx, id))
+                    .await?;
+            }
+        }
+    }
+
+    /// Records the stop.
+    pub async fn close(&self) {
+        self.evidence.stop().await;
+    }
+}
+
+/// What a decision says beyond what its request says.
+struct Ruling {
+    verdict: DecisionVerdict,
+    grant: Option<Grant>,
+    approvers: Vec<Approver>,
+    rendered: Option<Digest>,
+}
+
+fn decide(
+    tx: &Transaction<'_>,
+    id: RequestId,
+    voice: &Voice,
+    answer: Answer,
+    key: &SigningKey,
+    now: UnixMs,
+) -> Result<Step, DeskError> {
+    let filed = requests::by_id(tx, id)?.ok_or(DeskError::Unknown)?;
+    let all = requests::votes(tx, id)?;
+    let votes: Vec<_> = all.iter().map(|(vote, _)| vote.clone()).collect();
+    let rendered = rendered(&filed).digest()?;
+    let case = Case {
+        request: &filed.request,
+        phase: filed.phase,
+        votes: &votes,
+        rendered,
+    };
+    let step = judge(&case, &voice.account, answer)?;
+    let me = Approver {
+        subject: voice.account.email.clone(),
+        channel: voice.channel,
+        team_id: None,
+        user_id: None,
+        assurance: voice.assurance,
+        at: now,
+        reason: voice.reason.clone(),
+    };
+    if let Answer::Approve { scope, rendered } = answer {
+        let vote = Vote {
+            subject: me.subject.clone(),
+            scope,
+            rendered,
+        };
+        requests::add_vote(tx, id, &voice.account.name, &vote, &me)?;
+    }
+    match step {
+        Step::Count => {}
+        Step::Deny => {
+            let ruling = Ruling {
+                verdict: DecisionVerdict::Deny,
+                grant: None,
+                approvers: vec![me],
+                rendered: Some(rendered),
+            };
+            conclude(tx, &filed, RequestPhase::Denied, ruling, key, now)?;
+        }
+        Step::Approve { scope, narrowed } => {
+            let counted = all
+                .into_iter()
+                .filter(|(vote, _)| vote.rendered == rendered && vote.subject != me.subject);
+            let approvers = counted
+                .map(|(_, approver)| approver)
+                .chain([me.clone()])
+                .collect();
+            let verdict = if narrowed {
+                DecisionVerdict::ApproveModified
+            } else {
+                DecisionVerdict::Approve
+            };
+            let grant = Some(grant(&filed.request, scope, now));
+            let ruling = Ruling {
+                verdict,
+                grant,
+                approvers,
+                rendered: Some(rendered),
+            };
+            conclude(tx, &filed, RequestPhase::Approved, ruling, key, now)?;
+        }
+    }
+    Ok(step)
+}
+
+fn grant(request: &Request, scope: Scope, now: UnixMs) -> Grant {
+    scope.grant(vec![request.action.object.clone()], now, request.waiting)
+}
+
+/// The end of a hold is a decision, the end of the time for a late approval is not: the host has the
+/// first and needs no second.
+fn expire(
+    tx: &Transaction<'_>,
+    filed: &Filed,
+    key: &SigningKey,
+    now: UnixMs,
+) -> Result<(), DeskError> {
+    let id = filed.request.request_id;
+    if filed.phase == RequestPhase::Waiting {
+        let ruling = Ruling {
+            verdict: DecisionVerdict::Expired,
+            grant: None,
+            approvers: vec![],
+            rendered: None,
+        };
+        conclude(tx, filed, RequestPhase::Late, ruling, key, now)?;
+    }
+    if filed.late_until <= now
+        && !requests::advance(tx, id, RequestPhase::Late, RequestPhase::Expired)?
+    {
+        tracing::debug!(%id, "decided while its late time ended");
+    }
+    Ok(())
+}
+
+/// Compare and set, sign, file: in the caller's transaction.
+fn conclude(
+    tx: &Transaction<'_>,
+    filed: &Filed,
+    to: RequestPhase,
+    ruling: Ruling,
+    key: &SigningKey,
+    now: UnixMs,
+) -> Result<(), DeskError> {
+    let request = &filed.request;
+    if !requests::advance(tx, request.request_id, filed.phase, to)? {
+        return Err(DeskError::Decided);
+    }
+    let decision = Decision {
+        v: VERSION,
+        decision_id: DecisionId(Uuid::now_v7()),
+        request_id: request.request_id,
+        request_sha256: filed.request_sha256,
+        host_id: request.host_id.clone(),
+        nonce: request.nonce,
+        verdict: ruling.verdict,
+        grant: ruling.grant,
+        approvers: ruling.approvers,
+        policy_sha256: request.policy.sha256,
+        rendered_sha256: ruling.rendered,
+        issued_at: now,
+        ledger: None,
+    };
+    let sealed = dsse::seal(&decision, key)?;
+    Ok(requests::add_decision(tx, &decision, &sealed.envelope)?)
+}
+
+fn rendered(filed: &Filed) -> Rendered {
+    Rendered::new(
+        &filed.request,
+        filed.request_sha256,
+        &filed.host_name,
+        filed.phase,
+    )
+}
+
+fn state(tx: &Transaction<'_>, filed: &Filed) -> Result<RequestState, DeskError> {
+    let expires_at = if filed.phase == RequestPhase::Waiting {
+        filed.request.hold_until
+    } else {
+        filed.late_until
+    };
+    Ok(RequestState {
+        state: filed.phase,
+        have: have(tx, filed)?,
+        need: judge::need(&filed.request),
+        expires_at,
+    })
+}
+
+fn have(tx: &Transaction<'_>, filed: &Filed) -> Result<u32, DeskError> {
+    let votes: Vec<_> = requests::votes(tx, filed.request.request_id)?
+        .into_iter()
+        .map(|(vote, _)| vote)
+        .collect();
+    let case = Case {
+        request: &filed.request,
+        phase: filed.phase,
+        votes: &votes,
+        rendered: rendered(filed).digest()?,
+    };
+    Ok(u32::try_from(judge::counting(&case).count()).unwrap_or(u32::MAX))
+}
+
+fn sheet(tx: &Transaction<'_>, filed: Filed) -> Result<Sheet, DeskError> {
+    let id = filed.request.request_id;
+    let rendered = rendered(&filed);
+    let rendered_sha256 = rendered.digest()?;
+    let decision = requests::decision(tx, id)?.map(|made| made.decision);
+    let votes = match &decision {
+        Some(decision) if decision.verdict.approves() => decision.approvers.clone(),
+        _ => requests::votes(tx, id)?
+            .into_iter()
+            .filter(|(vote, _)| vote.rendered == rendered_sha256)
+            .map(|(_, a)| a)
+            .collect(),
+    };
+    Ok(Sheet {
+        have: u32::try_from(votes.len()).unwrap_or(u32::MAX),
+        rendered_sha256,
+        votes,
+        decision,
+        outcome: requests::outcome(tx, id)?,
+        rendered,
+        filed,
+    })
+}

@@ -1,0 +1,21 @@
+//! The remote approver: hosts ask it over one listener, people answer over another.
+//!
+//! `serve` joins: [`host_api`] and [`people_api`] + [`inbox`] → [`desk`] → [`judge`] (pure),
+//! [`store`] (SQL), [`evidence`] (ledger). What people see is made in [`render`].
+pub mod cli;
+pub mod config;
+pub mod desk;
+pub mod evidence;
+pub mod host_api;
+pub mod http;
+pub mod judge;
+pub mod keys;
+mod limit;
+pub mod people_api;
+pub mod render;
+pub mod serve;
+pub mod store;
+pub mod token;
+
+#[cfg(test)]
+mod sample;
