@@ -254,6 +254,21 @@ fn when_the_hold_to_describe_has_died_the_next_one_is_described() {
 }
 
 #[test]
+fn an_answer_about_another_hold_is_forgotten() {
+    let mut desk = Desk::new();
+    desk.ask(connect(1));
+    desk.ask(connect(2));
+    desk.approve(1, desk.once(2));
+    let request = r(1);
+    desk.step(Input::AskFailed {
+        request,
+        cause: AskFailure::Gone,
+    });
+    assert_eq!(desk.asked(1), NOTHING, "it described hold 1, not hold 2");
+    assert_eq!(desk.gate.waiting(request), Some(1));
+}
+
+#[test]
 fn a_failure_after_the_request_is_out_is_not_believed() {
     let mut desk = Desk::new();
     desk.ask(connect(1));
