@@ -68,9 +68,12 @@ struct Only {
     /// Only decisions with this verdict
     #[arg(long, value_parser = ["allow", "deny"])]
     verdict: Option<String>,
-    /// Only leaves of this hold
+    /// Only leaves of this request
     #[arg(long, value_name = "ID")]
     request: Option<String>,
+    /// Only leaves of this hold
+    #[arg(long, value_name = "ID")]
+    hold: Option<String>,
     /// Only what this person decided
     #[arg(long, value_name = "PERSON")]
     approver: Option<String>,
@@ -211,6 +214,7 @@ impl Only {
             from_idx: 0,
             kind: self.kind.clone(),
             request: self.request.clone(),
+            hold: self.hold.clone(),
             agent: self.agent.clone(),
             rule: self.rule.clone(),
             verdict: self.verdict.clone(),

@@ -133,10 +133,17 @@ impl Draft {
         self.kind
     }
 
-    /// The hold it belongs to: the same id in `request`, `decision` and `outcome` leaves.
+    /// The request it belongs to: what people are asked, which may stand for several holds.
     #[must_use]
     pub fn request(self, id: Uuid) -> Self {
         self.field("request", &id)
+    }
+
+    /// The hold it belongs to: the same word in its `decision` and `outcome` leaves, and in no
+    /// others of this boot.
+    #[must_use]
+    pub fn hold(self, id: &str) -> Self {
+        self.field("hold", id)
     }
 
     #[must_use]

@@ -45,8 +45,9 @@ impl Leaf {
 pub struct Filter {
     pub from_idx: u64,
     pub kind: Option<String>,
-    /// The id of a hold.
+    /// The id of a request.
     pub request: Option<String>,
+    pub hold: Option<String>,
     pub agent: Option<String>,
     pub rule: Option<String>,
     pub verdict: Option<String>,
@@ -233,6 +234,7 @@ impl Filter {
         let columns = [
             (" AND kind = ?", &self.kind),
             (" AND request = ?", &self.request),
+            (" AND hold = ?", &self.hold),
             (" AND agent = ?", &self.agent),
             (" AND rule = ?", &self.rule),
             (" AND verdict = ?", &self.verdict),

@@ -23,6 +23,7 @@ CREATE TABLE leaf (
   kind      TEXT GENERATED ALWAYS AS (json_extract(body, '$.kind')) VIRTUAL,
   t         TEXT GENERATED ALWAYS AS (json_extract(body, '$.t')) VIRTUAL,
   request   TEXT GENERATED ALWAYS AS (json_extract(body, '$.request')) VIRTUAL,
+  hold      TEXT GENERATED ALWAYS AS (json_extract(body, '$.hold')) VIRTUAL,
   agent     TEXT GENERATED ALWAYS AS (json_extract(body, '$.agent.name')) VIRTUAL,
   op        TEXT GENERATED ALWAYS AS (json_extract(body, '$.action.op')) VIRTUAL,
   rule      TEXT GENERATED ALWAYS AS (json_extract(body, '$.policy.rule')) VIRTUAL,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::chain::{Chain, Code, Finding, LeafHash};
+use crate::chain::{Chain, Code, Finding, LeafHash, leaf_hash};
 use crate::reader::{ReadError, Reader};
 use crate::store;
 
@@ -197,7 +197,7 @@ fn schema_difference(conn: &Connection) -> rusqlite::Result<Option<String>> {
 struct Meaning {
     policies: HashSet<String>,
     requested: HashSet<Uuid>,
-    decided: HashSet<Uuid>,
+    decided: HashSet<Held>,
 }
 
 impl Meaning {
@@ -217,21 +217,31 @@ impl Meaning {
                 if by == Some("human")
                     && !request.is_some_and(|request| self.requested.contains(&request))
                 {
+                    let found = request.map_or("no request id".to_owned(), |request| {
+                        format!("none for {request}")
+                    });
                     out.push(Finding::new(
                         Code::Orphan,
                         idx,
                         "a request leaf before a human decision",
-                        named(request),
+                        found,
                     ));
                 }
-                self.decided.extend(request);
+                self.decided.extend(Held::of(leaf));
             }
-            "outcome" if !request.is_some_and(|request| self.decided.contains(&request)) => {
+            "outcome"
+                if !ended_by_itself(leaf)
+                    && !Held::of(leaf).is_some_and(|held| self.decided.contains(&held)) =>
+            {
+                let found = format!(
+                    "none for hold {}, request {}",
+                    leaf["hold"], leaf["request"]
+                );
                 out.push(Finding::new(
                     Code::Orphan,
                     idx,
                     "a decision leaf before the outcome",
-                    named(request),
+                    found,
                 ));
             }
             _ => {}
@@ -269,10 +279,31 @@ impl Meaning {
     }
 }
 
-fn named(request: Option<Uuid>) -> String {
-    request.map_or("no request id".to_owned(), |request| {
-        format!("none for {request}")
-    })
+/// What a decision and its outcome share: the hold, within a boot; else the request. A digest of
+/// it, because there may be millions.
+#[derive(PartialEq, Eq, Hash)]
+struct Held([u8; 16]);
+
+impl Held {
+    fn of(leaf: &Value) -> Option<Self> {
+        let (scope, id) = match (leaf["hold"].as_str(), leaf["request"].as_str()) {
+            (Some(hold), _) => (leaf["boot_id"].as_str()?, hold),
+            (None, Some(request)) => ("request", request),
+            (None, None) => return None,
+        };
+        let LeafHash(digest) = leaf_hash(format!("{scope}/{id}").as_bytes());
+        let mut held = [0; 16];
+        held.copy_from_slice(&digest[..16]);
+        Some(Self(held))
+    }
+}
+
+/// A hold may end with nothing decided.
+fn ended_by_itself(leaf: &Value) -> bool {
+    matches!(
+        leaf["outcome"]["result"].as_str(),
+        Some("process_gone" | "abandoned")
+    )
 }
 
 /// Leaves written by a clock that nobody vouched for.

@@ -52,6 +52,8 @@ pub(crate) struct Writer {
     /// The last leaf that was acknowledged or found at a check.
     tail: Tail,
     lost: u64,
+    /// Leaves found after a failure that nobody was told of: in the ledger, but never acted upon.
+    unacknowledged: Option<(u64, u64)>,
     /// Held for its lock.
     _lock: File,
 }
@@ -104,6 +106,7 @@ impl Writer {
             state,
             tail,
             lost: 0,
+            unacknowledged: None,
             _lock: lock,
         })
     }
@@ -175,7 +178,7 @@ impl Writer {
         }
         let overflowed = self.overflowed.swap(0, Ordering::Relaxed);
         if overflowed > 0 {
-            let _own = self.encode(rows, &gap(overflowed, "the queue was full"), now);
+            let _own = self.encode(rows, &gap(overflowed, "the queue was full", None), now);
         }
         Ok(batch
             .iter()
@@ -281,6 +284,12 @@ impl Writer {
         }
         match self.reopened() {
             Ok((store, tail)) => {
+                if tail.idx > self.tail.idx {
+                    let first = self
+                        .unacknowledged
+                        .map_or(self.tail.idx + 1, |(first, _)| first);
+                    self.unacknowledged = Some((first, tail.idx));
+                }
                 self.tail = tail;
                 let retry_at = Instant::now() + RETRY;
                 if full || self.ballast.restore().is_err() {
@@ -292,8 +301,8 @@ impl Writer {
                     self.health.send_replace(Health::Degraded {
                         cause: cause.to_string(),
                     });
-                    let draft = Draft::new(Kind::Degraded)
-                        .field("degraded", &json!({"cause": *cause, "lost": self.lost}));
+                    let draft =
+                        Draft::new(Kind::Degraded).field("degraded", &json!({"cause": *cause}));
                     let _best_effort = self.own_leaf(&draft);
                 } else {
                     self.state = State::Good(store);
@@ -326,14 +335,16 @@ impl Writer {
                 return;
             }
         }
-        if self.lost > 0
-            && self
-                .own_leaf(&gap(self.lost, "the ledger could not be written"))
-                .is_err()
-        {
+        let gap = gap(
+            self.lost,
+            "the ledger could not be written",
+            self.unacknowledged,
+        );
+        if self.lost > 0 && self.own_leaf(&gap).is_err() {
             return;
         }
         self.lost = 0;
+        self.unacknowledged = None;
         match std::mem::replace(
             &mut self.state,
             State::Broken {
@@ -421,8 +432,13 @@ impl Rows {
     }
 }
 
-fn gap(lost: u64, cause: &str) -> Draft {
-    Draft::new(Kind::Gap).field("gap", &json!({"lost": lost, "cause": cause}))
+/// `unacknowledged` leaves are in the chain, but whoever drafted them was told that they are not.
+fn gap(lost: u64, cause: &str, unacknowledged: Option<(u64, u64)>) -> Draft {
+    let mut gap = json!({"lost": lost, "cause": cause});
+    if let Some((from, to)) = unacknowledged {
+        gap["unacknowledged"] = json!({"from": from, "to": to});
+    }
+    Draft::new(Kind::Gap).field("gap", &gap)
 }
 
 fn genesis(host: &HostName, boot_id: &str, clock: Option<&ClockSource>) -> Result<Row, OpenError> {

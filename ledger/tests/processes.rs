@@ -15,7 +15,9 @@ use common::{decision, filled, open, place, policy, request};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use syshold_ledger::leaf::{DecidedBy, Verdict};
-use syshold_ledger::{AppendError, Exit, Filter, Health, Ledger, Options, Reader, verify};
+use syshold_ledger::{
+    AppendError, Draft, Exit, Filter, Health, Kind, Ledger, Options, Reader, verify,
+};
 use uuid::Uuid;
 
 const ROLE: &str = "SYSHOLD_LEDGER_TEST_ROLE";
@@ -25,6 +27,7 @@ const KILLS: usize = 60;
 fn main() -> ExitCode {
     match std::env::var(ROLE).as_deref() {
         Ok("append") => return append_for_ever(&db()),
+        Ok("persist") => return append_whatever_happens(&db()),
         Ok("verify") => {
             return ExitCode::from(
                 verify(&db(), |_, _| {}).map_or(Exit::Unreadable, |report| report.exit()) as u8,
@@ -36,11 +39,15 @@ fn main() -> ExitCode {
         nix::unistd::geteuid().is_root(),
         "these tests mount a small disk and become another user: run them as root"
     );
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         ("killed_at_any_moment", killed_at_any_moment),
         (
             "a_full_disk_denies_records_and_recovers",
             a_full_disk_denies_records_and_recovers,
+        ),
+        (
+            "a_failed_fsync_is_never_taken_for_a_commit",
+            a_failed_fsync_is_never_taken_for_a_commit,
         ),
         ("the_group_can_verify", the_group_can_verify),
         (
@@ -325,6 +332,100 @@ fn a_full_disk_denies_records_and_recovers() {
         "full disk: {} acknowledged and kept, {lost} refused and counted, {denials} denials on the ballast",
         kept.len()
     );
+}
+
+/// Role: appends one leaf after the other, and prints for each whether it was acknowledged.
+fn append_whatever_happens(path: &Path) -> ExitCode {
+    let ledger = open(path);
+    for n in 0..60 {
+        match ledger
+            .append(Draft::new(Kind::Review).field("n", &n))
+            .wait()
+        {
+            Ok(committed) => println!("{n} {}", committed.idx),
+            Err(_) => println!("{n} refused"),
+        }
+    }
+    let begin = Instant::now();
+    while *ledger.health().borrow() != Health::Good && begin.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    ExitCode::SUCCESS
+}
+
+/// The kernel's answer to fdatasync is replaced by EIO, at one call and at several in a row.
+fn a_failed_fsync_is_never_taken_for_a_commit() {
+    for when in ["20", "25..26", "30..36", "12..60+7"] {
+        let (_dir, path) = place();
+        filled(&path, 1);
+        let child = in_role("persist", &path);
+        let injected = format!("inject=fdatasync,fsync:error=EIO:when={when}");
+        let output = Command::new("strace")
+            .args([
+                "-f",
+                "-o",
+                "/dev/null",
+                "-e",
+                "trace=fdatasync,fsync",
+                "-e",
+                &injected,
+            ])
+            .arg(child.get_program())
+            .envs(
+                child
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .output()
+            .expect("strace: install it, it makes the fsync fail");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let report = verify(&path, |_, _| {}).expect("a report");
+        assert_eq!(report.exit(), Exit::Clean, "{:?}", report.first_bad);
+        let reader = Reader::open(&path).expect("the ledger");
+        let (mut kept, mut refused) = (0, 0);
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let (n, answer) = line.split_once(' ').expect("n and answer");
+            match answer.parse::<u64>() {
+                Ok(idx) => {
+                    let leaf = reader
+                        .show(idx)
+                        .expect("readable")
+                        .expect("an acknowledged leaf is there")
+                        .value();
+                    assert_eq!(leaf["n"].to_string(), n);
+                    kept += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        let (mut lost, mut unacknowledged) = (0, 0);
+        let gaps = Filter {
+            kind: Some("gap".into()),
+            ..Filter::default()
+        };
+        reader
+            .scan(&gaps, |leaf| {
+                let gap = &leaf.value()["gap"];
+                lost += gap["lost"].as_u64().expect("a count");
+                if let (Some(from), Some(to)) = (
+                    gap["unacknowledged"]["from"].as_u64(),
+                    gap["unacknowledged"]["to"].as_u64(),
+                ) {
+                    unacknowledged += to - from + 1;
+                }
+                std::ops::ControlFlow::Continue(())
+            })
+            .expect("readable");
+        println!(
+            "fsync fails at {when}: {kept} acknowledged, {refused} refused ({unacknowledged} of them in the file), {lost} in gap leaves"
+        );
+        assert!(refused > 0, "no fsync failed: {when}");
+        assert_eq!(lost, refused);
+    }
 }
 
 /// `verify` as a user who is only in the file's group.

@@ -237,7 +237,19 @@ fn every_kind_of_change_has_its_code() {
             |c| {
                 rewrite(c, |n, leaf| {
                     if n == 8 {
-                        leaf["request"] = json!("01938d5e-6b2a-7c3d-8e4f-0123456789ab");
+                        leaf["hold"] = json!("17");
+                    }
+                });
+            },
+            Code::Orphan,
+            8,
+        ),
+        (
+            "the outcome of another boot",
+            |c| {
+                rewrite(c, |n, leaf| {
+                    if n == 8 {
+                        leaf["boot_id"] = json!("another");
                     }
                 });
             },

@@ -71,6 +71,7 @@ pub(crate) fn decision(id: Uuid, verdict: Verdict, by: DecidedBy) -> Draft {
         why: Some("no rule allows it".into()),
     };
     let draft = about(Kind::Decision, id)
+        .hold(&id.simple().to_string())
         .policy(&policy)
         .decision(&Decision {
             verdict,
@@ -93,11 +94,13 @@ pub(crate) fn decision(id: Uuid, verdict: Verdict, by: DecidedBy) -> Draft {
 }
 
 pub(crate) fn outcome(id: Uuid) -> Draft {
-    about(Kind::Outcome, id).outcome(&Outcome {
-        result: "resumed".into(),
-        errno: Some(0),
-        held_ms: Some(12),
-    })
+    about(Kind::Outcome, id)
+        .hold(&id.simple().to_string())
+        .outcome(&Outcome {
+            result: "resumed".into(),
+            errno: Some(0),
+            held_ms: Some(12),
+        })
 }
 
 /// A ledger of `4 + 3 × holds` leaves with every relation that `verify` looks at; closed.
