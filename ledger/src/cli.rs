@@ -14,9 +14,9 @@ use crate::{DEFAULT_PATH, render};
 /// Read and prove the ledger.
 #[derive(Debug, Clone, Args)]
 pub struct LedgerArgs {
-    /// The ledger file
-    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_PATH)]
-    db: PathBuf,
+    /// The ledger file [default: the one of this installation]
+    #[arg(long, global = true, value_name = "PATH")]
+    db: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -79,17 +79,23 @@ struct Only {
     approver: Option<String>,
 }
 
-/// Runs the command; prints to standard output, and errors to standard error.
+/// Runs the command on the host's ledger; prints to standard output, and errors to standard error.
 pub fn run(args: &LedgerArgs) -> ExitCode {
+    run_at(args, Path::new(DEFAULT_PATH))
+}
+
+/// The same on the ledger at `default`, unless the arguments name one.
+pub fn run_at(args: &LedgerArgs, default: &Path) -> ExitCode {
+    let db = args.db.as_deref().unwrap_or(default);
     let result = match &args.command {
         Command::Tail {
             lines,
             follow,
             only,
             json,
-        } => tail(&args.db, *lines, *follow, only, *json),
-        Command::Show { idx, json } => show(&args.db, *idx, *json),
-        Command::Verify { json } => return run_verify(&args.db, *json),
+        } => tail(db, *lines, *follow, only, *json),
+        Command::Show { idx, json } => show(db, *idx, *json),
+        Command::Verify { json } => return run_verify(db, *json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,6 +27,7 @@ const KILLS: usize = 60;
 fn main() -> ExitCode {
     match std::env::var(ROLE).as_deref() {
         Ok("append") => return append_for_ever(&db()),
+        Ok("cli") => return command_line(),
         Ok("persist") => return append_whatever_happens(&db()),
         Ok("verify") => {
             return ExitCode::from(
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         nix::unistd::geteuid().is_root(),
         "these tests mount a small disk and become another user: run them as root"
     );
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 6] = [
         ("killed_at_any_moment", killed_at_any_moment),
         (
             "a_full_disk_denies_records_and_recovers",
@@ -48,6 +49,10 @@ fn main() -> ExitCode {
         (
             "a_failed_fsync_is_never_taken_for_a_commit",
             a_failed_fsync_is_never_taken_for_a_commit,
+        ),
+        (
+            "the_command_line_answers_with_its_exit_status",
+            the_command_line_answers_with_its_exit_status,
         ),
         ("the_group_can_verify", the_group_can_verify),
         (
@@ -426,6 +431,108 @@ fn a_failed_fsync_is_never_taken_for_a_commit() {
         assert!(refused > 0, "no fsync failed: {when}");
         assert_eq!(lost, refused);
     }
+}
+
+/// Role: `ledger …`, with the arguments of this process.
+fn command_line() -> ExitCode {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        ledger: syshold_ledger::cli::LedgerArgs,
+    }
+    let line: Line = clap::Parser::parse();
+    syshold_ledger::cli::run_at(&line.ledger, &db())
+}
+
+fn the_command_line_answers_with_its_exit_status() {
+    let (_dir, path) = place();
+    filled(&path, 5);
+    let run = |arguments: &[&str]| {
+        let output = in_role("cli", &path)
+            .args(arguments)
+            .output()
+            .expect("a child");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (status, text, _) = run(&["tail", "-n", "3"]);
+    assert_eq!((status, text.lines().count()), (Some(0), 4), "{text}");
+    assert!(
+        text.contains("resumed") && !text.contains('\u{1b}'),
+        "no colours into a pipe: {text}"
+    );
+    let (status, text, _) = run(&[
+        "tail",
+        "--json",
+        "--kind",
+        "decision",
+        "--approver",
+        "erin@example.com",
+    ]);
+    assert_eq!((status, text.lines().count()), (Some(0), 5));
+    let leaf: serde_json::Value =
+        serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+    let idx = leaf["idx"].to_string();
+    let (status, shown, _) = run(&["show", &idx, "--json"]);
+    assert_eq!(
+        (status, shown.trim_end()),
+        (Some(0), text.lines().last().expect("a line"))
+    );
+    let (status, shown, _) = run(&["show", &idx]);
+    assert!(
+        status == Some(0) && shown.contains("approvers[1].subject") && shown.contains("\nhash"),
+        "{shown}"
+    );
+    let (status, _, error) = run(&["show", "99"]);
+    assert_eq!(
+        (status, error.as_str()),
+        (
+            Some(1),
+            "syshold ledger: there is no leaf 99; the last one is 18\n"
+        )
+    );
+    let (status, text, _) = run(&["verify"]);
+    assert!(
+        status == Some(0) && text.contains("19 leaves") && text.contains("clean"),
+        "{text}"
+    );
+
+    common::unguarded(&path, |conn| {
+        conn.execute(
+            "UPDATE leaf SET body = replace(body, 'connect', 'send') WHERE idx = 7",
+            [],
+        )
+        .expect("forged");
+    });
+    let (status, text, _) = run(&["verify"]);
+    assert!(
+        status == Some(1) && text.contains("E_LEAF_HASH at leaf 7: expected "),
+        "{text}"
+    );
+    assert!(
+        text.contains("TAMPERED: proven good up to leaf 6"),
+        "{text}"
+    );
+    let (status, text, _) = run(&["verify", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        (status, &report["first_bad"]["code"], &report["last_good"]),
+        (Some(1), &"E_LEAF_HASH".into(), &6.into())
+    );
+    let (status, _, error) = run(&["verify", "--db", "/nowhere/ledger.db"]);
+    assert!(
+        status == Some(3) && error.starts_with("syshold ledger: /nowhere/ledger.db: "),
+        "{error}"
+    );
+    let (status, _, error) = run(&["tail", "--db", "/etc/passwd"]);
+    assert!(
+        status == Some(1) && error.contains("not a ledger"),
+        "{error}"
+    );
 }
 
 /// `verify` as a user who is only in the file's group.

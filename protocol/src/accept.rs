@@ -4,8 +4,6 @@
 //! the one reason against it comes out. What only the kernel can answer (is it still the same
 //! process, the same inode, the same socket address?) is checked by the host afterwards, at the
 //! restart of the syscall.
-use std::collections::HashSet;
-
 use crate::decision::{
     Approver, Assurance, Decision, DecisionVerdict, Grant, Lifespan, Scope, minutes_ms,
 };
@@ -220,13 +218,16 @@ fn in_time(decision: &Decision, outstanding: &Outstanding, now: UnixMs) -> Resul
 
 /// Enough distinct people, each sure enough, none of them the agent's own.
 fn enough_people(approvers: &[Approver], outstanding: &Outstanding) -> Result<(), Refusal> {
+    let is = |person: &Option<Subject>, subject| {
+        person.as_ref().is_some_and(|person| person.may_be(subject))
+    };
     for Approver { subject, .. } in approvers {
-        if outstanding.owner.as_ref() == Some(subject) {
+        if is(&outstanding.owner, subject) {
             return Err(Refusal::OwnerApproved {
                 approver: subject.clone(),
             });
         }
-        if outstanding.launched_by.as_ref() == Some(subject) {
+        if is(&outstanding.launched_by, subject) {
             return Err(Refusal::LauncherApproved {
                 approver: subject.clone(),
             });
@@ -251,19 +252,18 @@ fn enough_people(approvers: &[Approver], outstanding: &Outstanding) -> Result<()
 
 /// One person is one, whether named twice or present with two names for one chat account.
 pub fn distinct_people<'a>(approvers: impl Iterator<Item = &'a Approver>) -> u32 {
-    let mut subjects = HashSet::new();
-    let mut accounts = HashSet::new();
+    let mut counted: Vec<&Approver> = Vec::new();
     let mut count = 0;
     for approver in approvers {
-        let account = approver
-            .user_id
-            .as_ref()
-            .map(|user| (approver.team_id.as_ref(), user));
-        let known_account = account.is_some_and(|account| !accounts.insert(account));
-        let known_subject = !subjects.insert(&approver.subject);
-        if !known_account && !known_subject {
+        let same = |other: &&Approver| {
+            let account = approver.user_id.is_some()
+                && (&approver.user_id, &approver.team_id) == (&other.user_id, &other.team_id);
+            account || approver.subject.may_be(&other.subject)
+        };
+        if !counted.iter().any(same) {
             count += 1;
         }
+        counted.push(approver);
     }
     count
 }

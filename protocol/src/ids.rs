@@ -309,6 +309,16 @@ impl Subject {
         &self.0
     }
 
+    /// Whether both may be one person: also when one is the bare account name of the other's mail
+    /// address, because a host knows who logged in and the gateway who has which address.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let (one, two) = (self.key(), other.key());
+        let local = |mail: &str, name: &str| {
+            !name.contains('@') && mail.split_once('@').is_some_and(|m| m.0 == name)
+        };
+        one == two || local(&one, &two) || local(&two, &one)
+    }
+
     fn key(&self) -> String {
         self.0.trim().to_lowercase()
     }
@@ -391,6 +401,9 @@ mod tests {
         let alice: Subject = "alice@example.com".parse().unwrap();
         assert_eq!(alice, " Alice@Example.COM ".parse().unwrap());
         assert_ne!(alice, "bob@example.com".parse().unwrap());
+        let may_be = |text: &str| alice.may_be(&text.parse().unwrap());
+        assert!(may_be("Alice") && may_be("ALICE@example.com"));
+        assert!(!may_be("alice@example.org") && !may_be("example.com") && !may_be("al"));
         assert!(" ".parse::<Subject>().is_err());
     }
 

@@ -198,6 +198,12 @@ fn each_condition_refuses_on_its_own() {
             |r| matches!(r, Refusal::OwnerApproved { .. }),
         ),
         (
+            "owner by account name",
+            "once",
+            |d| d.approvers[0] = person("Alice"),
+            |r| matches!(r, Refusal::OwnerApproved { .. }),
+        ),
+        (
             "launcher",
             "once",
             |d| d.approvers[0] = person("carol@example.com"),
@@ -401,6 +407,7 @@ fn a_quorum_counts_people() {
         for same in [
             vec![person("dave@example.com")],
             vec![person("dave@example.com"), person("Dave@Example.com")],
+            vec![person("dave@example.com"), person("dave")],
             vec![
                 account("dave@example.com", "U1"),
                 account("d@example.com", "U1"),
