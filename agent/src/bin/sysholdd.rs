@@ -72,6 +72,7 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
     }
     let ledger = Ledger::open(&policy.host().ledger, HostName::of_this_machine()?)?;
     let kernel = Kernel::load(Path::new(kernel::PINS))?;
+    kernel::trim_memory();
     let mut parking = Parking::default();
     let adopted = parking.adopt(Path::new(CGROUP_ROOT))?;
     if adopted > 0 {
@@ -125,10 +126,18 @@ fn addresses(host: &str, port: u16) -> Vec<SocketAddr> {
 fn start_log(level: tracing::Level) {
     let filter = LevelFilter::from_level(level);
     let registry = tracing_subscriber::registry().with(filter);
-    match std::env::var_os("JOURNAL_STREAM").map(|_| tracing_journald::layer()) {
+    match logs_to_journal().then(tracing_journald::layer) {
         Some(Ok(journal)) => registry.with(journal).init(),
         _ => registry
             .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
             .init(),
     }
+}
+
+/// Whether standard error is the journal, and not merely inherited from someone whose was:
+/// `JOURNAL_STREAM` names its device and inode (systemd.exec(5)).
+fn logs_to_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stderr = nix::sys::stat::fstat(std::io::stderr());
+    stderr.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
