@@ -44,7 +44,7 @@ def add_person(name, groups=(), email=None):
     if not token.exists():
         TOKENS.mkdir(parents=True, exist_ok=True, mode=0o700)
         words = [word for group in groups for word in ("--group", group)]
-        added = call("syshold-approver", "--json", "accounts", "add", name, "--email", email or f"{name}@example.com", *words)
+        added = call("syshold-approver", "accounts", "add", name, "--json", "--email", email or f"{name}@example.com", *words)
         token.touch(mode=0o600)
         token.write_text(json.loads(added)["token"])
     return Person(name)
@@ -54,8 +54,8 @@ def enrol():
     """Enrols this host at the gateway, once."""
     if pathlib.Path("/var/lib/syshold/gateway.json").exists():
         return
-    token = json.loads(call("syshold-approver", "--json", "enrol-token"))["token"]
-    call("syshold", "enrol", HOSTS_URL, stdin=token)
+    token = json.loads(call("syshold-approver", "enrol-token", "--json"))["token"]
+    call("syshold", "enrol", "--gateway", HOSTS_URL, "--token-file", "-", stdin=token)
 
 
 def start_daemon(policy=None):

@@ -9,8 +9,13 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+
+sys.path.insert(0, "/usr/lib/syshold-vm")
+import stack  # noqa: E402
+from stack import Failed  # noqa: E402, F401
 
 # Seconds a test may take unless it says `@limit(SECONDS)`.
 LIMIT = 60
@@ -111,11 +116,136 @@ class Server:
         return f"http://{host}:{self.port}/"
 
 
+# ---- Syshold ----
+
+PII = pathlib.Path("/srv/pii")
+AGENT = "test-agent"
+# Every test starts from this unless it brings its own: reads of PII and connections are asked.
+POLICY = """
+[host]
+hold = "{hold}"
+
+[[govern]]
+name = "test-agent"
+owner = "owner@example.com"
+unit = "test-agent.service"
+
+[[protect]]
+name = "pii"
+paths = ["/srv/pii"]
+class = "pii"
+
+[[rule]]
+name = "pii"
+action = ["read", "write"]
+data = ["pii"]
+verdict = "ask"
+scopes = ["once", "process", "10m"]
+
+[[rule]]
+name = "egress"
+action = ["connect", "send"]
+verdict = "ask"
+scopes = ["once", "process", "10m"]
+"""
+
+
+def policy(*, hold="60s", rules=""):
+    """The usual policy; `rules` come first, so they win."""
+    head, protect = POLICY.format(hold=hold).split("[[rule]]", 1)
+    return f"{head}{rules}\n[[rule]]{protect}"
+
+
+def start(text=None):
+    """Gateway and daemon with this policy, and who may approve. Holds of earlier tests are gone."""
+    text = policy() if text is None else text
+    PII.mkdir(mode=0o755, exist_ok=True)
+    (PII / "customers.csv").write_text("name,mail\nAda,ada@example.org\n")
+    stack.start_gateway()
+    person = stack.add_person("approver", ["privacy"])
+    stack.enrol()
+    stack.start_daemon(text)
+    (STATE / "started").touch()
+    return person
+
+
+def governed(*words, agent=AGENT, user=None, **more):
+    """Starts a command as a governed agent; the Popen object has text pipes unless told otherwise."""
+    run = ["syshold", "run", "--agent", agent, "--", *map(str, words)]
+    if user:
+        run = ["runuser", "-u", user, "--", *run]
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more}
+    child = subprocess.Popen(run, **options)
+    at_end(_end, child)
+    return child
+
+
+def _end(child):
+    if child.poll() is None:
+        child.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(5)
+
+
+def finish(child, timeout=20):
+    """Waits for a command: its exit status, stdout and stderr."""
+    out, err = child.communicate(timeout=timeout)
+    return child.returncode, out, err
+
+
+def holds():
+    """What is held, as `syshold holds --json` says it."""
+    said = sh("syshold holds --json").stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def held(count=1, seconds=10.0):
+    """Waits until `count` syscalls are held, and returns them."""
+    return until(f"{count} held, not {holds()}", lambda: (lambda now: now if len(now) == count else None)(holds()), seconds)
+
+
+def asked(person, count=1, seconds=15.0):
+    """Waits until `count` requests wait for people, and returns them, oldest first."""
+    return until(f"{count} asked", lambda: (lambda now: now if len(now) == count else None)(person.pending()), seconds)
+
+
+def approve(person, approval, scope=None):
+    status, answer = person.approve(approval, scope)
+    assert status == 200 and answer["decided"], (status, answer)
+
+
+def deny(person, approval, reason="no"):
+    status, answer = person.deny(approval, reason)
+    assert status == 200 and answer["decided"], (status, answer)
+
+
+def answering(how):
+    """Someone who answers everything from now on: approve, deny or after:SECONDS."""
+    child = subprocess.Popen(["/usr/lib/syshold-vm/answer", "approver", how], stdout=subprocess.DEVNULL)
+    at_end(_end, child)
+    return child
+
+
+def leaves(**only):
+    """The ledger's leaves: `leaves(kind="decision", hold=…)`."""
+    words = [f"--{key}={value}" for key, value in only.items()]
+    said = sh(quote("syshold", "ledger", "tail", "-n", "1000000", "--json", *words), timeout=120).stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def verify():
+    """The ledger has to be clean."""
+    done = sh("syshold ledger verify", check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def tidy(failed):
     """Ends what the test left running; shows the services' logs when it failed."""
-    if failed and (STATE / "stack").exists():
-        logs = sh("journalctl -b --no-pager -n 40 -o short-precise -u sysholdd -u syshold-approver", check=False).stdout
-        print(logs)
+    if failed and (STATE / "started").exists():
+        for unit in ("sysholdd", "syshold-approver"):
+            logs = sh(f"journalctl --no-pager -n 25 -o short-precise -u {unit}", check=False).stdout
+            print(f"---- {unit}\n{logs}")
+        print("---- held: " + sh("syshold holds", check=False).stdout)
     _at_end.close()
     session = os.getsid(0)
     for entry in pathlib.Path("/proc").iterdir():

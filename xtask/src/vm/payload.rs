@@ -131,6 +131,7 @@ fn install_syshold(built: &Built, dir: &impl Fn(&str) -> Result<PathBuf>) -> Res
         )?;
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
     }
+    fs::set_permissions(dir("var/lib/syshold")?, fs::Permissions::from_mode(0o750))?;
     let config = workspace().join("config");
     for file in if config.is_dir() {
         sh::files_below(&config)?
