@@ -8,6 +8,7 @@ pub mod desk;
 pub mod evidence;
 pub mod host_api;
 pub mod http;
+pub mod inbox;
 pub mod judge;
 pub mod keys;
 mod limit;

@@ -22,7 +22,8 @@
 //! order), `unverified`? (what the agent says; show it last and labelled so), `scopes` (what may be
 //! approved now), `rendered_sha256` (send it back with an approval), `may_approve`, `may_deny`,
 //! `why_not`? (a sentence), `approvals` (`[{"subject", "at", …}]` so far), `decision`? (the
-//! [`Decision`]), `outcome`? (the [`Outcome`]). Every text is escaped: print it as it is.
+//! [`Decision`]), `outcome`? (the [`Outcome`]). Texts are escaped and may be printed as they are, but
+//! for what stands inside `approvals`, `decision` and `outcome`: that is for `protocol::display`.
 //! **Answered**: `{"state", "decided": bool, "have", "need"}`.
 //!
 //! The caller is taken to be a command line when `User-Agent` starts with `syshold/`.

@@ -18,6 +18,7 @@ use crate::desk::Desk;
 use crate::evidence::{Evidence, EvidenceError};
 use crate::host_api::{self, HostApi, now};
 use crate::http;
+use crate::inbox;
 use crate::keys::{self, Keys, KeysError, RENEW_EVERY};
 use crate::limit::Limited;
 use crate::people_api;
@@ -106,7 +107,9 @@ impl Gateway {
             hosts_tls.clone(),
             host_api::routes(api),
         )?;
-        let people = people_api::routes(Arc::clone(&desk)).fallback(http::no_path);
+        let people = people_api::routes(Arc::clone(&desk))
+            .merge(inbox::routes(Arc::clone(&desk)))
+            .fallback(http::no_path);
         let (people, people_handle) = listen(
             &mut tasks,
             config.people_listen,

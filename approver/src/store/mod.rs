@@ -1,7 +1,9 @@
 //! The gateway's state in one SQLite file. All SQL of this crate is in this folder.
 //!
 //! Evidence is elsewhere, in the ledger; here is what the gateway needs to go on after a restart.
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub enum StoreError {
         path: PathBuf,
         source: rusqlite::Error,
     },
+    #[error("{}: {source}; run as root, or as the user the service runs as", path.display())]
+    Create { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     Owner { path: PathBuf, source: io::Error },
     #[error("{}: made by a newer syshold-approver (format {found}, this one knows {known}); install that one", path.display())]
@@ -54,6 +58,10 @@ impl Store {
             path: path.clone(),
             source,
         };
+        create_private(&path).map_err(|source| StoreError::Create {
+            path: path.clone(),
+            source,
+        })?;
         let mut connection = Connection::open(&path).map_err(at)?;
         connection
             .busy_timeout(Duration::from_secs(10))
@@ -97,6 +105,19 @@ impl Store {
         tokio::task::spawn_blocking(move || store.write(work))
             .await
             .unwrap_or_else(|_| Err(StoreError::Closed.into()))
+    }
+}
+
+/// Mode 0600 whatever the umask; SQLite gives its side files the same mode.
+fn create_private(path: &Path) -> io::Result<()> {
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
