@@ -1,7 +1,7 @@
 //! What enrolment leaves on the host: whom to ask, whose signatures count, and the host's key.
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::{fmt, str::FromStr};
 
@@ -179,6 +179,15 @@ impl FreshKey {
     /// Makes a key and writes it beside the old one. A disk that cannot take it is found out
     /// here, before a single-use token is spent.
     pub fn create(state: &Path) -> Result<Self, Error> {
+        let mut folder = fs::DirBuilder::new();
+        folder
+            .recursive(true)
+            .mode(0o750)
+            .create(state)
+            .map_err(|source| Error::Write {
+                path: state.to_owned(),
+                source,
+            })?;
         let key = SigningKey::generate();
         write_fresh(&state.join(KEY_FILE), key.to_pem().as_bytes())?;
         Ok(Self {
@@ -275,18 +284,19 @@ mod tests {
     #[test]
     fn what_is_stored_is_loaded() {
         let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("not/yet");
         assert!(matches!(
-            Gateway::load(dir.path()),
+            Gateway::load(&dir),
             Err(Error::NotEnrolled { .. })
         ));
-        let fresh = FreshKey::create(dir.path()).unwrap();
+        let fresh = FreshKey::create(&dir).unwrap();
         let stored = gateway(fresh.key.public());
         fresh.store(&stored).unwrap();
-        let (loaded, key) = Gateway::load(dir.path()).unwrap();
+        let (loaded, key) = Gateway::load(&dir).unwrap();
         assert_eq!(loaded.address(), ("gw.example".to_owned(), 8443));
         assert_eq!(loaded.gateway_keys, stored.gateway_keys);
         assert_eq!(key.public(), stored.host_key);
-        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+        let left: Vec<_> = fs::read_dir(&dir).unwrap().collect();
         assert_eq!(left.len(), 2, "{left:?}");
     }
 

@@ -90,7 +90,7 @@ impl Answer {
 /// A problem with what enrolment left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
-    #[error("the gateway's CA certificate does not parse; run `syshold enrol` again")]
+    #[error("the gateway's CA certificate does not parse; get it from the gateway again")]
     Ca,
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
@@ -98,10 +98,15 @@ pub enum SetUpError {
     Client(#[from] reqwest::Error),
 }
 
-/// A client that trusts the pinned CA only.
+/// A client that trusts the gateway's CA only.
 pub fn pinned(gateway: &Gateway) -> Result<Client, SetUpError> {
+    trusting(&gateway.ca_pem, gateway.proxy.as_deref())
+}
+
+/// A client that trusts these CAs only.
+pub fn trusting(ca_pem: &str, proxy: Option<&str>) -> Result<Client, SetUpError> {
     let mut roots = RootCertStore::empty();
-    for ca in CertificateDer::pem_slice_iter(gateway.ca_pem.as_bytes()) {
+    for ca in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         let ca = ca.map_err(|_| SetUpError::Ca)?;
         roots.add(ca).map_err(|_| SetUpError::Ca)?;
     }
@@ -112,7 +117,7 @@ pub fn pinned(gateway: &Gateway) -> Result<Client, SetUpError> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    client(config, gateway.proxy.as_deref())
+    client(config, proxy)
 }
 
 /// A client whose trust is `verifier`'s to give.

@@ -1,10 +1,4 @@
-//! The local control socket: its words and its door.
-//!
-//! A client writes one line, a [`Call`] in JSON, and reads lines, each a [`Reply`], until
-//! [`Reply::End`]; a connection that closes before that was cut short. The door knows who is
-//! calling ([`Peer`], from the kernel) and passes that on with the call; whether the caller may
-//! have what it asks for is the driver's to say, because only the driver knows who is governed.
-use std::fmt;
+//! The server side of the control socket: one task a caller, each bounded in bytes and time.
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -12,10 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Group, chown};
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -23,9 +15,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-pub const SOCKET: &str = "/run/syshold/control.sock";
-/// Members may call; without this group only root may.
-pub const GROUP: &str = "syshold";
+use super::{Call, GROUP, Refusal, Reply};
 
 /// More callers than this at once are told to come back.
 const MAX_CONNECTIONS: usize = 64;
@@ -35,236 +25,6 @@ const MAX_CALL: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Replies waiting for a slow client; beyond it the client is dropped, never the driver slowed.
 const BACKLOG: usize = 1024;
-
-// ---- Words ------------------------------------------------------------------------------
-
-/// What a client asks of the daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "call", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Call {
-    Status,
-    /// The pending holds; with `follow`, every change after that too.
-    Holds {
-        #[serde(default)]
-        follow: bool,
-    },
-    /// The caller itself becomes a governed process of this agent, for good.
-    Govern {
-        agent: String,
-    },
-    /// Read the policy file again.
-    Reload,
-}
-
-/// One line of an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "snake_case")]
-pub enum Reply {
-    Status(Box<Status>),
-    /// A pending hold, or its new state.
-    Hold(Box<Hold>),
-    /// A hold that is over (`follow` only).
-    Over(Over),
-    Governed {
-        agent: String,
-    },
-    Reloaded {
-        policy: Policy,
-    },
-    Refused(Refused),
-    /// Nothing follows. Written by the door.
-    End,
-}
-
-/// Why a call was not done. `text` is one sentence that names the fix.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refused {
-    pub cause: Refusal,
-    pub text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Refusal {
-    /// The caller is a governed process.
-    Governed,
-    /// The caller is not allowed this call.
-    Permission,
-    /// No such agent in the running policy.
-    UnknownAgent,
-    /// The policy file does not parse or cannot be loaded; the running policy stays.
-    Policy,
-    /// Not a call this daemon knows.
-    BadCall,
-    /// Too many callers, or the daemon is stopping.
-    Busy,
-    /// It was tried and failed.
-    Failed,
-}
-
-/// All of `syshold status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    pub version: String,
-    pub pid: u32,
-    pub started: Timestamp,
-    pub policy: Policy,
-    pub kernel: Kernel,
-    /// How threads wait, and why when it is a fall-back.
-    pub parking: Parking,
-    /// What governed processes may do with DNS without a rule.
-    pub dns: String,
-    pub agents: Vec<Agent>,
-    pub counts: Counts,
-    /// Failure settings that are not `deny`, one sentence each; empty is best.
-    pub relaxed: Vec<String>,
-    /// None: not enrolled, so every ask rule denies.
-    pub gateway: Option<Gateway>,
-    pub ledger: Ledger,
-    pub canary: Canary,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    pub path: PathBuf,
-    pub sha256: String,
-    pub loaded_at: Timestamp,
-    /// The last reload failed with this; the policy above is still the running one.
-    pub problem: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kernel {
-    pub release: String,
-    pub hooks: Vec<Hook>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hook {
-    pub name: String,
-    pub attached: bool,
-    /// Seen to work by the canary.
-    pub live: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parking {
-    /// Frozen threaded cgroup, frozen domain cgroup, or SIGSTOP.
-    pub mode: String,
-    /// Why not the first choice.
-    pub why: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Agent {
-    pub name: String,
-    pub owner: Option<String>,
-    pub processes: u64,
-}
-
-/// Since the daemon started, but for `pending`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    pub pending: u64,
-    pub allowed: u64,
-    pub denied: u64,
-    pub asked: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gateway {
-    pub url: String,
-    pub reachable: bool,
-    pub last_ok: Option<Timestamp>,
-    /// What went wrong last, while it is not reachable.
-    pub trouble: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ledger {
-    pub path: PathBuf,
-    pub leaves: u64,
-    pub ok: bool,
-    pub problem: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Canary {
-    pub ok: bool,
-    pub at: Option<Timestamp>,
-    pub problem: Option<String>,
-}
-
-/// A pending hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    pub id: u64,
-    pub since: Timestamp,
-    pub expires: Option<Timestamp>,
-    pub agent: String,
-    pub pid: u32,
-    pub tid: u32,
-    pub comm: String,
-    pub action: String,
-    pub object: String,
-    pub rule: String,
-    /// How the thread waits: `park` or `stop`.
-    pub mode: String,
-    pub state: State,
-    /// The request at the gateway this hold waits for; identical holds share one.
-    pub request_id: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Facts about the process are being read.
-    Describing,
-    /// The ledger is making the request durable.
-    Recording,
-    /// The request is on its way to the gateway.
-    Asking,
-    /// The gateway has it; people are being waited for.
-    Waiting,
-    /// The gateway cannot be reached; being retried until the hold expires.
-    Unreachable,
-    /// Decided; the ledger is making the decision durable.
-    Deciding,
-}
-
-/// How a hold ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Over {
-    pub id: u64,
-    pub at: Timestamp,
-    /// `allow`, `deny`, or `gone` (the process went away).
-    pub verdict: String,
-    pub cause: String,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Describing => "describing",
-            Self::Recording => "recording",
-            Self::Asking => "asking",
-            Self::Waiting => "waiting",
-            Self::Unreachable => "unreachable",
-            Self::Deciding => "deciding",
-        })
-    }
-}
-
-impl Reply {
-    pub fn refused(cause: Refusal, text: impl Into<String>) -> Self {
-        Self::Refused(Refused {
-            cause,
-            text: text.into(),
-        })
-    }
-}
-
-// ---- Door -------------------------------------------------------------------------------
 
 /// A call as the driver gets it. Dropping `reply` ends the answer.
 #[derive(Debug)]
@@ -491,4 +251,185 @@ fn line(reply: &Reply) -> Vec<u8> {
     let mut line = serde_json::to_vec(reply).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream as Client;
+
+    use super::*;
+
+    /// A door in a fresh folder, without the group of this machine.
+    fn open(driver: usize) -> (tempfile::TempDir, PathBuf, mpsc::Receiver<Asked>, Door) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (to_driver, asked) = mpsc::channel(driver);
+        let listener = bind(&path, "no-such-group-of-syshold").unwrap();
+        let task = tokio::spawn(serve(listener, to_driver));
+        (dir, path, asked, Door { task })
+    }
+
+    /// Sends bytes as they are; gives every line up to the closing of the connection.
+    async fn send(path: &Path, bytes: &[u8]) -> Vec<String> {
+        let (path, bytes) = (path.to_owned(), bytes.to_vec());
+        let talk = move || {
+            let mut client = Client::connect(path).unwrap();
+            // A caller that is turned away may be cut off while it writes.
+            let _ = client.write_all(&bytes);
+            let mut text = String::new();
+            let _ = client.read_to_string(&mut text);
+            text.lines().map(str::to_owned).collect()
+        };
+        tokio::task::spawn_blocking(talk).await.unwrap()
+    }
+
+    const END: &str = r#"{"reply":"end"}"#;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_call_reaches_the_driver_with_who_called() {
+        let (_dir, path, mut asked, _door) = open(1);
+        let call =
+            tokio::spawn(
+                async move { send(&path, b"{\"call\":\"govern\",\"agent\":\"bot\"}\n").await },
+            );
+        let got = asked.recv().await.unwrap();
+        assert_eq!(
+            got.call,
+            Call::Govern {
+                agent: "bot".to_owned()
+            }
+        );
+        assert_eq!(got.peer.pid, std::process::id());
+        assert_eq!(got.peer.uid, nix::unistd::geteuid().as_raw());
+        got.answer(Reply::Governed {
+            agent: "bot".to_owned(),
+        });
+        let lines = call.await.unwrap();
+        assert_eq!(lines, [r#"{"reply":"governed","agent":"bot"}"#, END]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_no_call_never_reaches_the_driver() {
+        let (_dir, path, mut asked, _door) = open(1);
+        let long = [
+            b"{\"call\":\"govern\",\"agent\":\"".to_vec(),
+            vec![b'x'; 5000],
+            b"\"}\n".to_vec(),
+        ];
+        for bad in [
+            &b"\n"[..],
+            b"null\n",
+            b"{}\n",
+            b"{\"call\":\"allow\"}\n",
+            b"{\"call\":\"holds\",\"more\":1}\n",
+            b"\xff\xfe\n",
+            &long.concat(),
+        ] {
+            let lines = send(&path, bad).await;
+            assert!(lines[0].contains(r#""cause":"bad_call""#), "{lines:?}");
+            assert_eq!(lines[1], END);
+        }
+        assert!(asked.try_recv().is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_answer_longer_than_the_backlog_arrives_whole() {
+        let (_dir, path, mut asked, _door) = open(1);
+        let call = tokio::spawn(async move { send(&path, b"{\"call\":\"holds\"}\n").await });
+        let many = 3 * BACKLOG;
+        let reply = |i| Reply::Governed {
+            agent: format!("{i}"),
+        };
+        asked
+            .recv()
+            .await
+            .unwrap()
+            .answer_all((0..many).map(reply).collect());
+        assert_eq!(call.await.unwrap().len(), many + 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_follower_that_leaves_is_noticed_and_a_slow_one_is_dropped() {
+        let (_dir, path, mut asked, _door) = open(1);
+        let mut client = Client::connect(&path).unwrap();
+        client
+            .write_all(b"{\"call\":\"holds\",\"follow\":true}\n")
+            .unwrap();
+        let follower = asked.recv().await.unwrap();
+        assert_eq!(follower.call, Call::Holds { follow: true });
+        assert!(follower.reply.send(Reply::End));
+        drop(client);
+        let noticed = async {
+            while follower.reply.send(Reply::End) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, noticed).await.unwrap();
+
+        // One that stays and does not read: the driver is told, and has never waited.
+        let mut client = Client::connect(&path).unwrap();
+        client
+            .write_all(b"{\"call\":\"holds\",\"follow\":true}\n")
+            .unwrap();
+        let slow = asked.recv().await.unwrap();
+        let big = Reply::Governed {
+            agent: "x".repeat(1000),
+        };
+        let taken = (0..100 * BACKLOG)
+            .take_while(|_| slow.reply.send(big.clone()))
+            .count();
+        assert!((BACKLOG..100 * BACKLOG).contains(&taken), "{taken}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn callers_beyond_the_seats_are_turned_away() {
+        let (_dir, path, mut asked, _door) = open(MAX_CONNECTIONS);
+        let mut seated = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut client = Client::connect(&path).unwrap();
+            client.write_all(b"{\"call\":\"status\"}\n").unwrap();
+            seated.push((client, asked.recv().await.unwrap()));
+        }
+        let lines = send(&path, b"").await;
+        assert!(lines[0].contains(r#""cause":"busy""#), "{lines:?}");
+        drop(seated);
+        let freed = async {
+            loop {
+                let mut client = Client::connect(&path).unwrap();
+                let _ = client.write_all(b"{\"call\":\"status\"}\n");
+                if timeout(Duration::from_millis(100), asked.recv())
+                    .await
+                    .is_ok()
+                {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, freed).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_a_driver_nobody_waits() {
+        let (_dir, path, asked, _door) = open(1);
+        drop(asked);
+        let lines = send(&path, b"{\"call\":\"status\"}\n").await;
+        assert!(lines[0].contains(r#""cause":"busy""#), "{lines:?}");
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_for_root_only_when_there_is_no_group() {
+        let (dir, path, _asked, door) = open(1);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&path), 0o600);
+        // A daemon that starts again takes the name over.
+        drop(door);
+        bind(&path, "no-such-group-of-syshold").unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        // Root's own group exists everywhere: then the group may call.
+        if nix::unistd::geteuid().is_root() {
+            bind(&path, "root").unwrap();
+            assert_eq!(mode(&path), 0o660);
+        }
+    }
 }

@@ -1,0 +1,18 @@
+//! The local control socket: its words and its door.
+//!
+//! A client writes one line, a [`Call`] in JSON, and reads lines, each a [`Reply`], until
+//! [`Reply::End`]; a connection that closes before that was cut short. The door knows who is
+//! calling ([`Peer`], from the kernel) and passes that on with the call; whether the caller may
+//! have what it asks for is the driver's to say, because only the driver knows who is governed.
+mod door;
+mod words;
+
+pub use door::{Answers, Asked, Door, Error, Peer, listen};
+pub use words::{
+    Agent, Call, Canary, Counts, Gateway, Hold, Hook, Kernel, Ledger, Over, Parking, Policy,
+    Refusal, Refused, Reply, State, Status,
+};
+
+pub const SOCKET: &str = "/run/syshold/control.sock";
+/// Members may call; without this group only root may.
+pub const GROUP: &str = "syshold";
