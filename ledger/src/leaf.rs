@@ -2,7 +2,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
 use crate::chain::LeafHash;
@@ -258,26 +258,52 @@ impl Draft {
     }
 }
 
-/// Refuses what JSON readers disagree about. `path` is for the message.
+/// Refuses what JSON readers disagree about. `path` is for the message, and only made for it.
 pub(crate) fn check(path: &str, value: &Value, depth: usize) -> Result<(), DraftError> {
-    if depth > MAX_DEPTH {
-        return Err(DraftError::TooDeep(path.to_owned()));
+    if fits(value, depth) {
+        Ok(())
+    } else {
+        Err(fault(path, value, depth))
     }
-    match value {
-        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
-            (Some(n), _) if n <= MAX_SAFE_INTEGER => Ok(()),
-            (_, Some(n)) if n.unsigned_abs() <= MAX_SAFE_INTEGER => Ok(()),
-            (None, None) => Err(DraftError::Float(path.to_owned())),
-            _ => Err(DraftError::WideInteger(path.to_owned())),
-        },
+}
+
+fn fits(value: &Value, depth: usize) -> bool {
+    depth <= MAX_DEPTH
+        && match value {
+            Value::Number(number) => safe_integer(number),
+            Value::Array(list) => list.iter().all(|item| fits(item, depth + 1)),
+            Value::Object(map) => map.values().all(|item| fits(item, depth + 1)),
+            Value::Null | Value::Bool(_) | Value::String(_) => true,
+        }
+}
+
+fn safe_integer(number: &Number) -> bool {
+    let size = number
+        .as_u64()
+        .or_else(|| number.as_i64().map(i64::unsigned_abs));
+    size.is_some_and(|size| size <= MAX_SAFE_INTEGER)
+}
+
+/// Where and why a value does not fit.
+fn fault(path: &str, value: &Value, depth: usize) -> DraftError {
+    let bad = |item: &Value| !fits(item, depth + 1);
+    let inner = match value {
+        _ if depth > MAX_DEPTH => return DraftError::TooDeep(path.to_owned()),
+        Value::Number(number) if number.is_f64() => return DraftError::Float(path.to_owned()),
         Value::Array(list) => list
             .iter()
             .enumerate()
-            .try_for_each(|(n, item)| check(&format!("{path}[{n}]"), item, depth + 1)),
+            .find(|(_, item)| bad(item))
+            .map(|(n, item)| (format!("{path}[{n}]"), item)),
         Value::Object(map) => map
             .iter()
-            .try_for_each(|(name, item)| check(&format!("{path}.{name}"), item, depth + 1)),
-        Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
+            .find(|(_, item)| bad(item))
+            .map(|(name, item)| (format!("{path}.{name}"), item)),
+        _ => None,
+    };
+    match inner {
+        Some((path, item)) => fault(&path, item, depth + 1),
+        None => DraftError::WideInteger(path.to_owned()),
     }
 }
 
