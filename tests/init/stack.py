@@ -14,7 +14,7 @@ import urllib.request
 
 GATEWAY_DIR = pathlib.Path("/var/lib/syshold-approver")
 POLICY = pathlib.Path("/etc/syshold/agent.toml")
-HOSTS_URL = "https://127.0.0.1:8443"
+HOSTS_URL = "https://localhost:8443"
 PEOPLE_URL = "https://127.0.0.1:8444"
 # Whom personal tokens are kept for, between the scripts of one boot.
 TOKENS = pathlib.Path("/run/syshold-vm/tokens")
@@ -33,8 +33,7 @@ def call(*words, stdin=None, timeout=60, check=True):
 
 
 def start_gateway():
-    """Sets the gateway up, once, and starts it."""
-    call("syshold-approver", "init", "--name", "127.0.0.1")
+    """Starts the gateway; at its first start it makes its keys and its CA."""
     call("systemctl", "start", "syshold-approver.service")
 
 

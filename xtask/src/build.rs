@@ -120,13 +120,63 @@ fn programs(release: bool) -> Result<Built> {
             "programs"
         },
     );
-    let made = executables(&mut cargo)?;
-    let shipped = |path: &PathBuf| {
-        path.file_name()
-            .is_some_and(|name| PROGRAMS.iter().any(|program| name == *program))
+    let dir = kept(release);
+    for program in executables(&mut cargo)? {
+        let name = program.file_name().context("a program has a name")?;
+        let shipped = PROGRAMS.iter().any(|program| name == *program);
+        let copy = dir
+            .join(if shipped { "shipped" } else { "helpers" })
+            .join(name);
+        let built = program.metadata()?.modified()?;
+        if copy
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|had| had >= built)
+        {
+            continue;
+        }
+        std::fs::create_dir_all(copy.parent().context("a copy has a directory")?)?;
+        let partial = copy.with_extension("partial");
+        sh::run(
+            Command::new("strip")
+                .arg("--strip-debug")
+                .arg("-o")
+                .arg(&partial)
+                .arg(&program),
+        )?;
+        std::fs::rename(&partial, &copy)?;
+    }
+    last(release)
+}
+
+/// What the last build that succeeded made.
+pub(crate) fn last(release: bool) -> Result<Built> {
+    let dir = kept(release);
+    let files = |name: &str| {
+        if dir.join(name).is_dir() {
+            sh::files_below(&dir.join(name))
+        } else {
+            Ok(Vec::new())
+        }
     };
-    let (programs, helpers) = made.into_iter().partition(shipped);
-    Ok(Built { programs, helpers })
+    let built = Built {
+        programs: files("shipped")?,
+        helpers: files("helpers")?,
+    };
+    if built.programs.len() != PROGRAMS.len() {
+        bail!(
+            "no finished build of {}: run `cargo xtask build`",
+            PROGRAMS.join(", ")
+        );
+    }
+    Ok(built)
+}
+
+/// Copies without debug information: what machines get and archives hold.
+fn kept(release: bool) -> PathBuf {
+    target()
+        .join("programs")
+        .join(if release { "release" } else { "debug" })
 }
 
 /// Runs cargo with its messages on stderr, and returns the programs it made or found fresh.

@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// Skip the unit tests
     #[arg(long)]
     vm_only: bool,
+    /// Install what the last build made
+    #[arg(long)]
+    no_build: bool,
     /// Machines that run at the same time [default: one for every two processors]
     #[arg(long)]
     jobs: Option<usize>,
@@ -45,7 +48,11 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     // Fetching and compiling share nothing.
     let (machine, built, mut tally) = std::thread::scope(|scope| -> Result<_> {
         let machine = scope.spawn(|| setup::machine(&pins, &kernels, false));
-        let built = build::all(false)?;
+        let built = if arguments.no_build {
+            build::last(false)?
+        } else {
+            build::all(false)?
+        };
         let tally = if arguments.vm_only {
             Tally::default()
         } else {

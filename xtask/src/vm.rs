@@ -75,6 +75,9 @@ struct Common {
     /// Install the optimised programs
     #[arg(long)]
     release: bool,
+    /// Install what the last build made
+    #[arg(long)]
+    no_build: bool,
     /// Install no Syshold at all: for looking at the kernel alone
     #[arg(long, conflicts_with = "policy")]
     bare: bool,
@@ -138,10 +141,10 @@ pub(crate) fn verb(verb: Verb) -> Result<ExitCode> {
 fn start(common: Common, more: impl FnOnce(&mut Job)) -> Result<ExitCode> {
     setup::packages()?;
     let pins = Pins::load()?;
-    let built = if common.bare {
-        Built::default()
-    } else {
-        build::all(common.release)?
+    let built = match (common.bare, common.no_build) {
+        (true, _) => Built::default(),
+        (false, true) => build::last(common.release)?,
+        (false, false) => build::all(common.release)?,
     };
     let machine = setup::machine(&pins, &pins.select(&[common.kernel])?, false)?;
     let kernel = machine

@@ -117,18 +117,12 @@ fn install_syshold(built: &Built, dir: &impl Fn(&str) -> Result<PathBuf>) -> Res
         .programs
         .iter()
         .map(|program| match program.file_name() {
-            Some(name) if name == "syshold" => (program, "usr/bin"),
-            _ => (program, "usr/sbin"),
+            Some(name) if name == "sysholdd" => (program, "usr/sbin"),
+            _ => (program, "usr/bin"),
         });
     for (program, place) in programs.chain(helpers) {
         let to = dir(place)?.join(program.file_name().context("a program has a name")?);
-        sh::run(
-            Command::new("strip")
-                .arg("--strip-debug")
-                .arg("-o")
-                .arg(&to)
-                .arg(program),
-        )?;
+        fs::copy(program, &to)?;
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
     }
     fs::set_permissions(dir("var/lib/syshold")?, fs::Permissions::from_mode(0o750))?;
