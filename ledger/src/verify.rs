@@ -230,7 +230,7 @@ impl Meaning {
                 self.decided.extend(Held::of(leaf));
             }
             "outcome"
-                if !ended_by_itself(leaf)
+                if !undecided(leaf)
                     && !Held::of(leaf).is_some_and(|held| self.decided.contains(&held)) =>
             {
                 let found = format!(
@@ -298,12 +298,19 @@ impl Held {
     }
 }
 
-/// A hold may end with nothing decided.
-fn ended_by_itself(leaf: &Value) -> bool {
-    matches!(
-        leaf["outcome"]["result"].as_str(),
-        Some("process_gone" | "abandoned")
-    )
+/// A hold may end with nothing decided: the process died or a signal ended the call, nobody saw
+/// how, or an answer came that was not accepted. Nothing went on in any of these.
+fn undecided(leaf: &Value) -> bool {
+    const RESULTS: [&str; 5] = [
+        "process_gone",
+        "abandoned",
+        "interrupted",
+        "unconfirmed",
+        "refused:decision",
+    ];
+    leaf["outcome"]["result"]
+        .as_str()
+        .is_some_and(|result| RESULTS.contains(&result))
 }
 
 /// Leaves written by a clock that nobody vouched for.
