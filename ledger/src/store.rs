@@ -237,8 +237,13 @@ impl Store {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        // Only the file itself may be no link: systemd makes the directory of a DynamicUser= one.
+        let real = match (path.parent().map(Path::canonicalize), path.file_name()) {
+            (Some(Ok(dir)), Some(name)) => dir.join(name),
+            _ => path.to_owned(),
+        };
         let open = || -> rusqlite::Result<Connection> {
-            let conn = Connection::open_with_flags(path, flags)?;
+            let conn = Connection::open_with_flags(&real, flags)?;
             conn.busy_timeout(Duration::from_secs(2))?;
             conn.pragma_update(None, "trusted_schema", false)?;
             conn.pragma_update(None, "cell_size_check", true)?;
