@@ -72,7 +72,7 @@ pub enum Code {
     Prev,
     /// Time runs backwards with no `clock` leaf.
     TimeOrder,
-    /// A human decision without its request, an outcome without its decision.
+    /// A human decision without its request, something that went on without its decision.
     Orphan,
     /// A policy that no `policy` leaf introduced, or none where one belongs.
     PolicyRef,

@@ -16,7 +16,8 @@
 //! the batch fails, and nothing is written again until the file was closed, reopened and checked.
 //!
 //! A policy named by a leaf (`policy.sha256`) must have its own `policy` leaf before it, a human
-//! decision its `request` leaf, an outcome its `decision` leaf: `verify` says so otherwise.
+//! decision its `request` leaf, an outcome in which the syscall went on its `decision` leaf:
+//! `verify` says so otherwise.
 #![forbid(unsafe_code)]
 
 mod ballast;

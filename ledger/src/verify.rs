@@ -230,7 +230,7 @@ impl Meaning {
                 self.decided.extend(Held::of(leaf));
             }
             "outcome"
-                if !undecided(leaf)
+                if !nothing_went_on(leaf)
                     && !Held::of(leaf).is_some_and(|held| self.decided.contains(&held)) =>
             {
                 let found = format!(
@@ -298,15 +298,18 @@ impl Held {
     }
 }
 
-/// A hold may end with nothing decided: the process died or a signal ended the call, nobody saw
-/// how, or an answer came that was not accepted. Nothing went on in any of these.
-fn undecided(leaf: &Value) -> bool {
-    const RESULTS: [&str; 5] = [
+/// Outcomes in which nothing went on need no decision before them: the process died, a signal ended
+/// the call, nobody saw how, an answer was not accepted, or the call was denied while the ledger
+/// could not be written (a gap leaf counts what is missing then).
+fn nothing_went_on(leaf: &Value) -> bool {
+    const RESULTS: [&str; 7] = [
         "process_gone",
         "abandoned",
         "interrupted",
         "unconfirmed",
         "refused:decision",
+        "denied",
+        "expired",
     ];
     leaf["outcome"]["result"]
         .as_str()
