@@ -49,7 +49,9 @@ impl Canary {
             .ok()
             .and_then(|time| u64::try_from(Duration::from(time).as_nanos()).ok());
         // A new thread each time: that is what `task_alloc` sees.
-        let spawned = std::thread::Builder::new().name("canary".to_owned()).spawn(acts);
+        let spawned = std::thread::Builder::new()
+            .name("canary".to_owned())
+            .spawn(acts);
         if let Err(error) = spawned {
             tracing::error!(%error, "the canary could not start");
         }
@@ -65,11 +67,10 @@ impl Canary {
         let blind: Vec<&str> = kernel
             .programs
             .iter()
-            .filter(|program| program.attached)
             .filter(|program| {
-                program.canary.is_some_and(|hook| {
-                    seen.get(hook as usize).is_none_or(|at| *at < since)
-                })
+                program
+                    .canary
+                    .is_some_and(|hook| seen.get(hook as usize).is_none_or(|at| *at < since))
             })
             .map(|program| program.name)
             .collect();
@@ -94,8 +95,12 @@ fn acts() {
     // Each failure shows as a hook that saw nothing; there is nothing else to do about it.
     let _ = fs::create_dir_all(Path::new(FILE).parent().unwrap_or(Path::new("/")));
     let _ = fs::remove_file(FILE);
-    let Ok(mut file) =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(FILE)
+    let Ok(mut file) = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(FILE)
     else {
         return;
     };

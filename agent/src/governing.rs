@@ -64,7 +64,9 @@ impl Governing {
         if self.unchanged(policy) {
             return;
         }
-        let Some(compiled) = self.compiled.take() else { return };
+        let Some(compiled) = self.compiled.take() else {
+            return;
+        };
         let tables = self.tables(kernel, policy, compiled);
         tracing::info!("protected roots, programs or cgroups changed: enrolled anew");
         if let Err(error) = kernel.enforce(&tables) {
@@ -78,7 +80,10 @@ impl Governing {
             (Err(_), None) => true,
             _ => false,
         };
-        policy.roots().iter().all(|root| same(&root.path, self.enrolled.roots.get(&root.path)))
+        policy
+            .roots()
+            .iter()
+            .all(|root| same(&root.path, self.enrolled.roots.get(&root.path)))
             && exes(policy).all(|(path, _)| same(path, self.enrolled.exes.get(path)))
     }
 
@@ -104,7 +109,11 @@ impl Governing {
             source,
         });
         match found.and_then(|meta| Ok((kernel.enrol(path)?, meta))) {
-            Ok((key, meta)) => Some(Seen { key, dev: meta.dev(), ino: meta.ino() }),
+            Ok((key, meta)) => Some(Seen {
+                key,
+                dev: meta.dev(),
+                ino: meta.ino(),
+            }),
             Err(error) => {
                 tracing::warn!(%error, "not there yet; looked for again every few seconds");
                 self.missing.push(error.to_string());
@@ -141,12 +150,15 @@ impl Governing {
             path: compiled.path.clone(),
             roots: roots.into_iter().collect(),
             exes: exes(policy)
-                .filter_map(|(path, agent)| {
-                    Some((self.enrolled.exes.get(path)?.key, agent.0))
-                })
+                .filter_map(|(path, agent)| Some((self.enrolled.exes.get(path)?.key, agent.0)))
                 .collect(),
             users,
-            cgroups: self.enrolled.cgroups.iter().map(|(id, agent)| (*id, *agent)).collect(),
+            cgroups: self
+                .enrolled
+                .cgroups
+                .iter()
+                .map(|(id, agent)| (*id, *agent))
+                .collect(),
             cgroup_names,
         }
     }
@@ -174,7 +186,11 @@ impl Governing {
                     let exe = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
                     by_exe.get(&(exe.dev(), exe.ino())).copied()
                 })
-                .or_else(|| users.get(&fs::metadata(format!("/proc/{pid}")).ok()?.uid()).copied());
+                .or_else(|| {
+                    users
+                        .get(&fs::metadata(format!("/proc/{pid}")).ok()?.uid())
+                        .copied()
+                });
             if let Some(agent) = agent {
                 found.insert(pid, agent);
             }
@@ -194,7 +210,9 @@ impl Governing {
             }
         }
         for (pid, agent) in found {
-            let Some(start_ns) = start_ns(pid) else { continue };
+            let Some(start_ns) = start_ns(pid) else {
+                continue;
+            };
             if let Err(error) = kernel.govern(pid, start_ns, agent) {
                 tracing::error!(%error, pid, "a running process could not be governed");
             }
@@ -218,9 +236,10 @@ fn join(known: &mut Root, other: &Root) {
 }
 
 fn selectors(policy: &Policy) -> impl Iterator<Item = (AgentId, &Selector)> {
-    (0..).map(AgentId).zip(policy.agents()).flat_map(|(id, agent)| {
-        agent.selectors.iter().map(move |selector| (id, selector))
-    })
+    (0..)
+        .map(AgentId)
+        .zip(policy.agents())
+        .flat_map(|(id, agent)| agent.selectors.iter().map(move |selector| (id, selector)))
 }
 
 fn exes(policy: &Policy) -> impl Iterator<Item = (&Path, AgentId)> {
@@ -233,7 +252,10 @@ fn exes(policy: &Policy) -> impl Iterator<Item = (&Path, AgentId)> {
 fn uid_of(name: &str) -> Option<u32> {
     match name.parse() {
         Ok(uid) => Some(uid),
-        Err(_) => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
+        Err(_) => User::from_name(name)
+            .ok()
+            .flatten()
+            .map(|user| user.uid.as_raw()),
     }
 }
 
@@ -260,12 +282,17 @@ fn cgroups(policy: &Policy) -> BTreeMap<u64, u32> {
     }
     let mut folders = vec![PathBuf::from(CGROUP_ROOT)];
     while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        let Ok(entries) = fs::read_dir(&folder) else {
+            continue;
+        };
         for entry in entries.filter_map(Result::ok) {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || entry.file_name() == CHILD {
                 continue;
             }
-            let agent = entry.file_name().to_str().and_then(|name| units.get(name).copied());
+            let agent = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| units.get(name).copied());
             match (agent, entry.metadata()) {
                 (Some(agent), Ok(meta)) => {
                     found.insert(meta.ino(), agent);
@@ -300,7 +327,9 @@ fn agent_by_cgroup(pid: u32, cgroups: &BTreeMap<u64, u32>) -> Option<AgentId> {
 
 /// Every process and its parent.
 fn parents() -> BTreeMap<u32, u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return BTreeMap::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return BTreeMap::new();
+    };
     entries
         .filter_map(Result::ok)
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())

@@ -79,13 +79,23 @@ impl Parking {
                     continue;
                 }
                 let kind = fs::read_to_string(entry.path().join("cgroup.type")).unwrap_or_default();
-                let mode = if kind.trim() == "threaded" { Mode::Thread } else { Mode::Process };
+                let mode = if kind.trim() == "threaded" {
+                    Mode::Thread
+                } else {
+                    Mode::Process
+                };
                 let tids = ids(&entry.path().join("cgroup.threads")).unwrap_or_default();
                 adopted += tids.len();
                 for tid in &tids {
                     self.parked.insert(*tid, folder.clone());
                 }
-                self.children.insert(folder.clone(), Child { mode, sleepers: tids.len() });
+                self.children.insert(
+                    folder.clone(),
+                    Child {
+                        mode,
+                        sleepers: tids.len(),
+                    },
+                );
             }
         }
         Ok(adopted)
@@ -94,7 +104,10 @@ impl Parking {
     /// Puts a thread to sleep; a thread that sleeps already stays as it is.
     pub fn park(&mut self, tgid: u32, tid: u32) -> Result<Mode, ParkError> {
         if let Some(own) = self.parked.get(&tid) {
-            let mode = self.children.get(own).map_or(Mode::Thread, |child| child.mode);
+            let mode = self
+                .children
+                .get(own)
+                .map_or(Mode::Thread, |child| child.mode);
             if in_child(tid) {
                 return Ok(mode);
             }
@@ -121,7 +134,10 @@ impl Parking {
                 return Err(ParkError::Cgroup { path: own, source });
             }
         }
-        self.children.entry(own.clone()).or_insert(Child { mode, sleepers: 0 }).sleepers += 1;
+        self.children
+            .entry(own.clone())
+            .or_insert(Child { mode, sleepers: 0 })
+            .sleepers += 1;
         self.parked.insert(tid, own);
         Ok(mode)
     }
@@ -129,8 +145,13 @@ impl Parking {
     /// Wakes a thread: back to its own cgroup, where it restarts its syscall. False: it did not
     /// sleep here.
     pub fn wake(&mut self, tgid: u32, tid: u32) -> Result<bool, ParkError> {
-        let Some(own) = self.parked.get(&tid).cloned() else { return Ok(false) };
-        let mode = self.children.get(&own).map_or(Mode::Thread, |child| child.mode);
+        let Some(own) = self.parked.get(&tid).cloned() else {
+            return Ok(false);
+        };
+        let mode = self
+            .children
+            .get(&own)
+            .map_or(Mode::Thread, |child| child.mode);
         let left = match mode {
             Mode::Process => enter(&own.join("cgroup.procs"), tgid),
             Mode::Thread | Mode::Stop => enter(&own.join("cgroup.threads"), tid),
@@ -151,7 +172,9 @@ impl Parking {
     /// The thread is out or dead: the last one out removes the child, so that a container
     /// runtime or systemd can remove the cgroup.
     pub fn woke(&mut self, tid: u32) {
-        let Some(own) = self.parked.remove(&tid) else { return };
+        let Some(own) = self.parked.remove(&tid) else {
+            return;
+        };
         if let Some(child) = self.children.get_mut(&own) {
             child.sleepers = child.sleepers.saturating_sub(1);
         }
@@ -184,19 +207,28 @@ impl Parking {
                 }
             },
         };
-        self.children.insert(own.to_owned(), Child { mode, sleepers: 0 });
+        self.children
+            .insert(own.to_owned(), Child { mode, sleepers: 0 });
         mode
     }
 
     fn note(&mut self, mode: Mode, why: &ParkError) {
         tracing::warn!(mode = mode.name(), %why, "parking falls back");
-        if self.fallback.as_ref().is_none_or(|(worst, _)| *worst < mode) {
+        if self
+            .fallback
+            .as_ref()
+            .is_none_or(|(worst, _)| *worst < mode)
+        {
             self.fallback = Some((mode, why.to_string()));
         }
     }
 
     fn tidy(&mut self, own: &Path) {
-        if self.children.get(own).is_some_and(|child| child.sleepers == 0) {
+        if self
+            .children
+            .get(own)
+            .is_some_and(|child| child.sleepers == 0)
+        {
             self.children.remove(own);
             // Busy: someone is still on the way out; the next one to leave tries again.
             let _ = fs::remove_dir(own.join(CHILD));
@@ -220,8 +252,12 @@ fn make_child(own: &Path, threaded: bool) -> Result<(), ParkError> {
         let path = child.join(file);
         fs::write(&path, value).map_err(failed(&path))
     };
-    let done = if threaded { set("cgroup.type", "threaded") } else { Ok(()) }
-        .and_then(|()| set("cgroup.freeze", "1"));
+    let done = if threaded {
+        set("cgroup.type", "threaded")
+    } else {
+        Ok(())
+    }
+    .and_then(|()| set("cgroup.freeze", "1"));
     if done.is_err() {
         let _ = fs::remove_dir(&child);
     }
@@ -229,7 +265,10 @@ fn make_child(own: &Path, threaded: bool) -> Result<(), ParkError> {
 }
 
 fn enter(file: &Path, id: u32) -> io::Result<()> {
-    fs::OpenOptions::new().write(true).open(file)?.write_all(id.to_string().as_bytes())
+    fs::OpenOptions::new()
+        .write(true)
+        .open(file)?
+        .write_all(id.to_string().as_bytes())
 }
 
 /// ESRCH: no such thread any more. ENOENT, ENODEV: its cgroup went with it.
@@ -257,9 +296,14 @@ fn cgroup_of(tid: u32) -> Result<PathBuf, ParkError> {
 /// The `0::` line of /proc/TID/cgroup.
 fn cgroup_line(tid: u32) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{tid}/cgroup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(PathBuf::from)
 }
 
 fn ids(file: &Path) -> io::Result<Vec<u32>> {
-    Ok(fs::read_to_string(file)?.lines().filter_map(|line| line.parse().ok()).collect())
+    Ok(fs::read_to_string(file)?
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .collect())
 }

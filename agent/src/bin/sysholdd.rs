@@ -51,7 +51,10 @@ fn main() -> ExitCode {
     for warning in policy.warnings() {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(serve(args, policy)),
         Err(error) => Err(error.into()),
@@ -76,13 +79,19 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
     let mut parking = Parking::default();
     let adopted = parking.adopt(Path::new(CGROUP_ROOT))?;
     if adopted > 0 {
-        tracing::info!(threads = adopted, "held threads of an earlier daemon taken up");
+        tracing::info!(
+            threads = adopted,
+            "held threads of an earlier daemon taken up"
+        );
     }
     let (events, from_gateway) = mpsc::channel(1024);
     let (approver, gateway) = match Gateway::load(&args.state) {
         Ok((gateway, key)) => {
             let (host, port) = gateway.address();
-            (Some(Approver::start(gateway, key, events)?), addresses(&host, port))
+            (
+                Some(Approver::start(gateway, key, events)?),
+                addresses(&host, port),
+            )
         }
         Err(error @ GatewayError::NotEnrolled { .. }) => {
             tracing::warn!("{error}; until then every ask rule denies");
@@ -101,7 +110,10 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
         approver,
         from_gateway,
         calls,
-        builtin: BuiltIn { deny: gateway, resolvers: Vec::new() },
+        builtin: BuiltIn {
+            deny: gateway,
+            resolvers: Vec::new(),
+        },
     };
     driver::run(parts, |headline| {
         tracing::info!(headline, "enforcement is live");

@@ -33,17 +33,28 @@ impl Driver {
                     approver.withdraw(request);
                 }
             }
-            Action::Grant { request, granted, approval } => {
+            Action::Grant {
+                request,
+                granted,
+                approval,
+            } => {
                 self.record_aside(compose::grant_leaf(request, &granted, &approval));
             }
-            Action::Outcome { hold, request, outcome, held } => {
+            Action::Outcome {
+                hold,
+                request,
+                outcome,
+                held,
+            } => {
                 self.outcome(hold, request, outcome, held);
             }
         }
     }
 
     fn park(&mut self, hold: HoldId) {
-        let Some(fact) = self.facts.get(&hold) else { return };
+        let Some(fact) = self.facts.get(&hold) else {
+            return;
+        };
         let (tid, tgid) = (fact.tid, fact.tgid);
         match self.parking.park(tgid, tid) {
             Ok(_) => {}
@@ -58,16 +69,26 @@ impl Driver {
     /// Reads what people need to know, on another thread.
     fn describe(&mut self, ask: Ask) {
         self.counts.asked += 1;
-        let Some(hold) = self.gate.hold(ask.hold) else { return };
+        let Some(hold) = self.gate.hold(ask.hold) else {
+            let (request, cause) = (ask.request, AskFailure::Gone);
+            return self.gate_step(gate::Input::AskFailed { request, cause });
+        };
         let (tid, process) = (hold.tid, hold.process);
         let nameless = match &hold.request.object {
-            &Object::File { dev, ino, path: None, .. } => Some((dev, ino)),
+            &Object::File {
+                dev,
+                ino,
+                path: None,
+                ..
+            } => Some((dev, ino)),
             _ => None,
         };
         let enricher = Arc::clone(&self.enricher);
         let back = self.back.clone();
         tokio::spawn(async move {
-            let described = enricher.describe_soon(tid, process.tgid, process.start_ns).await;
+            let described = enricher
+                .describe_soon(tid, process.tgid, process.start_ns)
+                .await;
             let described = match described {
                 Ok(described) => Ok(Box::new(described)),
                 Err(enrich::Error::Gone { .. }) => Err(AskFailure::Gone),
@@ -77,17 +98,17 @@ impl Driver {
                 }
             };
             let path = match (nameless, &described) {
-                (Some((dev, ino)), Ok(_)) => {
-                    tokio::task::spawn_blocking(move || {
-                        enricher.path_of(process.tgid, process.start_ns, dev, ino)
-                    })
-                    .await
-                    .ok()
-                    .flatten()
-                }
+                (Some((dev, ino)), Ok(_)) => tokio::task::spawn_blocking(move || {
+                    enricher.path_of(process.tgid, process.start_ns, dev, ino)
+                })
+                .await
+                .ok()
+                .flatten(),
                 _ => None,
             };
-            let _ = back.send(Input::Described(Box::new(ask), described, path)).await;
+            let _ = back
+                .send(Input::Described(Box::new(ask), described, path))
+                .await;
         });
     }
 
@@ -145,7 +166,10 @@ impl Driver {
             assurance: Assurance::Chat,
             request: composed,
         };
-        let open = Box::new(Open { outstanding, trouble: false });
+        let open = Box::new(Open {
+            outstanding,
+            trouble: false,
+        });
         self.commit(draft, move |result| Input::RequestRecorded(open, result));
     }
 
@@ -207,24 +231,27 @@ impl Driver {
         };
         let used = &self.used.0;
         let keys = &approver.gateway().gateway_keys;
-        let accepted =
-            match accept(envelope, &open.outstanding, keys, wall(), &|id| used.contains(id)) {
-                Ok(accepted) => accepted,
-                Err(refusal) => {
-                    tracing::error!(%request, %refusal, "an answer was refused: still held");
-                    approver.again(request, None);
-                    let cause = refusal.to_string();
-                    self.record_aside(compose::refusal_leaf(request, &cause));
-                    return self.gate_step(gate::Input::Refused { request });
-                }
-            };
+        let accepted = match accept(envelope, &open.outstanding, keys, wall(), &|id| {
+            used.contains(id)
+        }) {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                tracing::error!(%request, %refusal, "an answer was refused: still held");
+                approver.again(request, None);
+                let cause = refusal.to_string();
+                self.record_aside(compose::refusal_leaf(request, &cause));
+                return self.gate_step(gate::Input::Refused { request });
+            }
+        };
         let decision_id = accepted.decision.decision_id;
         self.remember_used(decision_id);
         let says = match &accepted.ruling {
             Ruling::Allow(allowance) => Says::Approve(Granted::new(allowance, now())),
             Ruling::Deny(cause) => Says::Deny(*cause),
         };
-        let Some(approver) = &mut self.approver else { return };
+        let Some(approver) = &mut self.approver else {
+            return;
+        };
         if says == Says::Deny(DenyCause::Expired) {
             // People may still approve late; that comes as another decision.
             approver.again(request, Some(decision_id));
@@ -237,7 +264,10 @@ impl Driver {
             approvers: accepted.decision.approvers,
             envelope: envelope.to_vec(),
         });
-        self.gate_step(gate::Input::Answered { request, answer: Answer { says, approval } });
+        self.gate_step(gate::Input::Answered {
+            request,
+            answer: Answer { says, approval },
+        });
     }
 
     fn remember_used(&mut self, id: syshold_protocol::ids::DecisionId) {
@@ -302,7 +332,9 @@ impl Driver {
     /// The decision is durable and the right to release is at hand: out it goes.
     fn release(&mut self, right: &gate::ReleaseRight, verdict: Verdict) {
         let id = right.id();
-        let Some(fact) = self.facts.get_mut(&id) else { return };
+        let Some(fact) = self.facts.get_mut(&id) else {
+            return;
+        };
         fact.released = Some(verdict);
         match verdict {
             Verdict::Allow => self.counts.allowed += 1,
@@ -339,7 +371,9 @@ impl Driver {
         outcome: Outcome,
         held: std::time::Duration,
     ) {
-        let Some(fact) = self.facts.remove(&hold) else { return };
+        let Some(fact) = self.facts.remove(&hold) else {
+            return;
+        };
         if self.by_tid.get(&fact.tid) == Some(&hold) {
             self.by_tid.remove(&fact.tid);
         }
@@ -362,6 +396,7 @@ impl Driver {
             verdict: verdict.to_owned(),
             cause: cause.to_owned(),
         };
-        self.followers.retain(|follower| follower.send(Reply::Over(over.clone())));
+        self.followers
+            .retain(|follower| follower.send(Reply::Over(over.clone())));
     }
 }

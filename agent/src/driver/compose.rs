@@ -42,7 +42,13 @@ pub(super) fn boot_id() -> Uuid {
 }
 
 pub(super) fn request(asked: &Asked<'_>) -> protocol::Request {
-    let Asked { policy, ask, fact, described, .. } = asked;
+    let Asked {
+        policy,
+        ask,
+        fact,
+        described,
+        ..
+    } = asked;
     let agent = policy.agent(fact.request.agent);
     let kind = kind_of(fact.request.actions);
     protocol::Request {
@@ -60,8 +66,14 @@ pub(super) fn request(asked: &Asked<'_>) -> protocol::Request {
             launched_by: asked.launched_by.clone(),
         },
         process: described.process(),
-        action: protocol::Action { kind, object: object(fact) },
-        data: Data { classes: fact.class_names.clone(), size: None },
+        action: protocol::Action {
+            kind,
+            object: object(fact),
+        },
+        data: Data {
+            classes: fact.class_names.clone(),
+            size: None,
+        },
         policy: PolicyRef {
             rule: ask.reason.rule.clone(),
             sha256: policy.digest(),
@@ -120,15 +132,21 @@ fn object(fact: &Fact) -> ActionObject {
             port: Some(to.port()),
             ..blank
         },
-        Object::File { dev, ino, .. } | Object::NewFile { dev, ino, .. } => {
-            ActionObject { dev: Some(Wide(u64::from(*dev))), inode: Some(Wide(*ino)), ..blank }
-        }
+        Object::File { dev, ino, .. } | Object::NewFile { dev, ino, .. } => ActionObject {
+            dev: Some(Wide(u64::from(*dev))),
+            inode: Some(Wide(*ino)),
+            ..blank
+        },
     }
 }
 
 /// Sensitive data is never low; writing it is high.
 fn risk(fact: &Fact) -> Risk {
-    let writes = fact.request.actions.iter().any(|action| action == Action::Write);
+    let writes = fact
+        .request
+        .actions
+        .iter()
+        .any(|action| action == Action::Write);
     match (fact.class_names.is_empty(), writes) {
         (false, true) => Risk::High,
         (false, false) => Risk::Medium,
@@ -147,10 +165,22 @@ fn longest(scopes: &[Scope]) -> u32 {
 // ---- leaves ----
 
 pub(super) fn policy_leaf(policy: &Policy, path: &Path) -> Draft {
-    let rules: Vec<_> = policy.rules().iter().map(|rule| rule.name.as_str()).collect();
-    let agents: Vec<_> = policy.agents().iter().map(|agent| agent.name.as_str()).collect();
+    let rules: Vec<_> = policy
+        .rules()
+        .iter()
+        .map(|rule| rule.name.as_str())
+        .collect();
+    let agents: Vec<_> = policy
+        .agents()
+        .iter()
+        .map(|agent| agent.name.as_str())
+        .collect();
     Draft::new(Kind::Policy)
-        .policy(&leaf::Policy { sha256: policy.digest().to_string(), rule: None, why: None })
+        .policy(&leaf::Policy {
+            sha256: policy.digest().to_string(),
+            rule: None,
+            why: None,
+        })
         .field("path", &path.display().to_string())
         .field("rules", &rules)
         .field("agents", &agents)
@@ -162,7 +192,11 @@ pub(super) fn request_leaf(request: &protocol::Request, fact: &Fact) -> Draft {
     Draft::new(Kind::Request)
         .request(request.request_id.0)
         .agent(&agent_of(&request.agent))
-        .initiator(&leaf::Initiator { user: None, uid: Some(process.uid), auid: None })
+        .initiator(&leaf::Initiator {
+            user: None,
+            uid: Some(process.uid),
+            auid: None,
+        })
         .process(&leaf::Process {
             pid: process.pid,
             start: process.start_time.to_string(),
@@ -223,7 +257,10 @@ pub(super) fn decision_leaf(
             },
             by: decided_by(decision.by),
             cause: Some(decision.cause.name().to_owned()),
-            id: decision.approval.as_ref().map(|approval| approval.decision_id.0),
+            id: decision
+                .approval
+                .as_ref()
+                .map(|approval| approval.decision_id.0),
             grant: decision.granted.as_ref().map(grant_value),
             expires: None,
         });
@@ -251,7 +288,10 @@ pub(super) fn grant_leaf(request: RequestId, granted: &Granted, approval: &Appro
 pub(super) fn refusal_leaf(request: RequestId, cause: &str) -> Draft {
     Draft::new(Kind::Outcome)
         .request(request.0)
-        .outcome(&leaf::Outcome { result: "refused:decision".to_owned(), ..Default::default() })
+        .outcome(&leaf::Outcome {
+            result: "refused:decision".to_owned(),
+            ..Default::default()
+        })
         .field("cause", cause)
 }
 
@@ -268,9 +308,13 @@ pub(super) fn outcome_leaf(
         Outcome::Gone(_) => ("process_gone", None),
         Outcome::Unconfirmed(_) => ("unconfirmed", None),
     };
-    let draft = Draft::new(Kind::Outcome).field("hold", &hold.0.to_string()).outcome(
-        &leaf::Outcome { result: result.to_owned(), errno, held_ms: Some(millis(held)) },
-    );
+    let draft = Draft::new(Kind::Outcome)
+        .field("hold", &hold.0.to_string())
+        .outcome(&leaf::Outcome {
+            result: result.to_owned(),
+            errno,
+            held_ms: Some(millis(held)),
+        });
     let draft = match outcome {
         Outcome::Gone(why) => draft.field("cause", why.name()),
         _ => draft,
@@ -320,7 +364,10 @@ fn action_of(fact: &Fact) -> leaf::Action {
     let mut args = Map::new();
     args.insert("hook".to_owned(), hook_name(fact.hook).into());
     args.insert("syscall".to_owned(), fact.syscall.into());
-    leaf::Action { op: fact.request.actions.to_string(), args }
+    leaf::Action {
+        op: fact.request.actions.to_string(),
+        args,
+    }
 }
 
 fn object_of(fact: &Fact) -> leaf::Object {

@@ -61,7 +61,11 @@ const USED: usize = 65_536;
 enum Input {
     /// The facts about the process behind a request, and the path of a file that the kernel
     /// could not name.
-    Described(Box<gate::Ask>, Result<Box<Described>, gate::AskFailure>, Option<String>),
+    Described(
+        Box<gate::Ask>,
+        Result<Box<Described>, gate::AskFailure>,
+        Option<String>,
+    ),
     /// The request leaf is durable, or is not.
     RequestRecorded(Box<Open>, Result<(), String>),
     /// The decision leaf of a hold is durable, or is not.
@@ -88,7 +92,6 @@ struct Fact {
     class_names: Vec<String>,
     host: Option<String>,
     agent: String,
-    since: UnixMs,
     request: crate::request::Request,
     /// Published, waiting for the kernel to apply it.
     released: Option<Verdict>,
@@ -312,12 +315,20 @@ impl Driver {
 
     /// The running policy into the kernel: acknowledged only when it is there.
     fn put_in_force(&mut self) -> Result<(), KernelError> {
-        let facts = Facts { names: &self.names, builtin: &self.builtin };
+        let facts = Facts {
+            names: &self.names,
+            builtin: &self.builtin,
+        };
         let compiled = policy::compile(&self.policy, &facts);
         if compiled.spilled > 0 {
-            tracing::info!(rules = compiled.spilled, "network rules judged in user space");
+            tracing::info!(
+                rules = compiled.spilled,
+                "network rules judged in user space"
+            );
         }
-        let tables = self.governing.tables(&mut self.kernel, &self.policy, compiled);
+        let tables = self
+            .governing
+            .tables(&mut self.kernel, &self.policy, compiled);
         self.kernel.enforce(&tables)
     }
 
@@ -344,7 +355,10 @@ impl Driver {
                 "governed from now on"
             ),
             event::EXITED | event::EXECED => {
-                let process = Process { tgid: event.tgid, start_ns: event.key.a };
+                let process = Process {
+                    tgid: event.tgid,
+                    start_ns: event.key.a,
+                };
                 if event.kind == event::EXITED {
                     self.launched.remove(&process);
                 }
@@ -369,16 +383,24 @@ impl Driver {
             let sure = request.classes.0;
             let candidates = crate::request::Classes(pending.glob_classes & !sure);
             let path = match &request.object {
-                crate::request::Object::File { path: Some(path), .. } => path.as_str(),
+                crate::request::Object::File {
+                    path: Some(path), ..
+                } => path.as_str(),
                 // A new file's whole path is not known: every candidate stays.
                 _ => "",
             };
             let settled = self.policy.settle_globs(candidates, path);
             request.classes = crate::request::Classes(sure | settled.0);
         }
-        let facts = Facts { names: &self.names, builtin: &self.builtin };
+        let facts = Facts {
+            names: &self.names,
+            builtin: &self.builtin,
+        };
         let judgement = rules::judge(&self.policy, &request, &facts);
-        let process = Process { tgid: pending.tgid, start_ns: pending.start_ns };
+        let process = Process {
+            tgid: pending.tgid,
+            start_ns: pending.start_ns,
+        };
         if !self.facts.contains_key(&id) {
             if let Some(before) = self.by_tid.insert(pending.tid, id) {
                 self.gone(before, Gone::Abandoned);
@@ -400,20 +422,27 @@ impl Driver {
     }
 
     fn fact_of(&self, pending: &Pending, request: &crate::request::Request) -> Fact {
-        let age = nanos(monotonic()).saturating_sub(pending.since_ns) / 1_000_000;
         let host = request.object.ip().and_then(|ip| {
-            self.names.names_of(ip).next().map(|name| name.as_str().to_owned())
+            self.names
+                .names_of(ip)
+                .next()
+                .map(|name| name.as_str().to_owned())
         });
         Fact {
             tid: pending.tid,
             tgid: pending.tgid,
-            comm: String::from_utf8_lossy(&pending.comm).trim_end_matches('\0').to_owned(),
+            comm: String::from_utf8_lossy(&pending.comm)
+                .trim_end_matches('\0')
+                .to_owned(),
             syscall: pending.syscall,
             hook: pending.hook,
-            class_names: self.policy.class_names(request.classes).map(str::to_owned).collect(),
+            class_names: self
+                .policy
+                .class_names(request.classes)
+                .map(str::to_owned)
+                .collect(),
             host,
             agent: self.agent_name(request.agent),
-            since: UnixMs::new(wall().ms().saturating_sub(age)),
             request: request.clone(),
             released: None,
         }
@@ -426,7 +455,12 @@ impl Driver {
             return Some(process);
         }
         let details = self.kernel.details(root).ok().flatten()?;
-        Some(Process { tgid: root, start_ns: details.start_ns })
+        // A reused PID that began another tree later is nobody's ancestor.
+        let same = details.root == root && details.start_ns <= process.start_ns;
+        same.then_some(Process {
+            tgid: root,
+            start_ns: details.start_ns,
+        })
     }
 
     fn resumed(&mut self, id: HoldId) {
@@ -442,7 +476,9 @@ impl Driver {
     }
 
     fn forget(&mut self, id: HoldId) {
-        let Some(fact) = self.facts.get(&id) else { return };
+        let Some(fact) = self.facts.get(&id) else {
+            return;
+        };
         let tid = fact.tid;
         self.parking.woke(tid);
         if self.by_tid.get(&tid) == Some(&id) {
@@ -472,7 +508,9 @@ impl Driver {
     }
 
     fn agent_name(&self, id: AgentId) -> String {
-        self.policy.agent(id).map_or_else(|| "unknown".to_owned(), |agent| agent.name.clone())
+        self.policy
+            .agent(id)
+            .map_or_else(|| "unknown".to_owned(), |agent| agent.name.clone())
     }
 
     // ---- policy ----
@@ -503,7 +541,11 @@ impl Driver {
         let old = std::mem::replace(&mut self.policy, fresh);
         // Agents are known to the kernel by their place: a policy that moves one would hand its
         // processes to another.
-        let moved = old.agents().iter().zip(self.policy.agents()).find(|(a, b)| a.name != b.name);
+        let moved = old
+            .agents()
+            .iter()
+            .zip(self.policy.agents())
+            .find(|(a, b)| a.name != b.name);
         let gone = self.policy.agents().len() < old.agents().len();
         if gone || moved.is_some() {
             self.policy = old;
@@ -530,8 +572,11 @@ impl Driver {
         if let Some(old) = self.resolver.take() {
             old.abort();
         }
-        let resolver =
-            Resolver::new(self.policy.host_names(), self.names.clone(), "/etc/resolv.conf".into());
+        let resolver = Resolver::new(
+            self.policy.host_names(),
+            self.names.clone(),
+            "/etc/resolv.conf".into(),
+        );
         self.resolver = Some(tokio::spawn(resolver.run(self.name_changes.0.clone())));
     }
 

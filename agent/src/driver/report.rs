@@ -35,7 +35,11 @@ impl Driver {
             }
             Call::Holds { follow } => {
                 let follow = *follow;
-                let holds: Vec<_> = self.gate.holds().map(|view| self.hold_reply(&view)).collect();
+                let holds: Vec<_> = self
+                    .gate
+                    .holds()
+                    .map(|view| self.hold_reply(&view))
+                    .collect();
                 if follow {
                     let gone = holds.into_iter().any(|hold| !asked.reply.send(hold));
                     if !gone {
@@ -54,7 +58,9 @@ impl Driver {
                     Reply::refused(Refusal::Permission, "only root may reload the policy")
                 } else {
                     match self.reload() {
-                        Ok(()) => Reply::Reloaded { policy: self.policy_reply() },
+                        Ok(()) => Reply::Reloaded {
+                            policy: self.policy_reply(),
+                        },
                         Err(error) => Reply::refused(Refusal::Policy, error.to_string()),
                     }
                 };
@@ -66,7 +72,12 @@ impl Driver {
     /// The caller becomes an agent's: from its next instruction on, and for good.
     fn govern(&mut self, peer: &Peer, agent: &str) -> Reply {
         let Some(id) = self.policy.agent_id(agent) else {
-            let known: Vec<_> = self.policy.agents().iter().map(|a| a.name.as_str()).collect();
+            let known: Vec<_> = self
+                .policy
+                .agents()
+                .iter()
+                .map(|a| a.name.as_str())
+                .collect();
             let text = format!(
                 "no agent `{agent}` in {}; it has: {}",
                 self.policy_path.display(),
@@ -86,7 +97,9 @@ impl Driver {
         }
         self.move_to_scope(tgid, agent);
         tracing::info!(pid = tgid, agent, "governed by `syshold run`");
-        Reply::Governed { agent: agent.to_owned() }
+        Reply::Governed {
+            agent: agent.to_owned(),
+        }
     }
 
     /// A scope of its own where systemd is there, so that its threads are parked in a cgroup
@@ -98,10 +111,27 @@ impl Driver {
         let unit = format!("syshold-{agent}-{pid}.scope");
         let pid = pid.to_string();
         let spawned = tokio::process::Command::new("busctl")
-            .args(["call", "--quiet", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
-            .args(["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"])
+            .args([
+                "call",
+                "--quiet",
+                "org.freedesktop.systemd1",
+                "/org/freedesktop/systemd1",
+            ])
+            .args([
+                "org.freedesktop.systemd1.Manager",
+                "StartTransientUnit",
+                "ssa(sv)a(sa(sv))",
+            ])
             .args([unit.as_str(), "fail", "3", "PIDs", "au", "1", pid.as_str()])
-            .args(["Delegate", "b", "true", "CollectMode", "s", "inactive-or-failed", "0"])
+            .args([
+                "Delegate",
+                "b",
+                "true",
+                "CollectMode",
+                "s",
+                "inactive-or-failed",
+                "0",
+            ])
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
@@ -146,8 +176,9 @@ impl Driver {
             Health::Good => None,
             Health::Degraded { cause } | Health::Broken { cause } => Some(cause),
         };
-        let in_kernel: u64 =
-            (0..hook::COUNT as u32).map(|i| self.kernel.count(count::ALLOWED + i)).sum();
+        let in_kernel: u64 = (0..hook::COUNT as u32)
+            .map(|i| self.kernel.count(count::ALLOWED + i))
+            .sum();
         control::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -210,19 +241,20 @@ impl Driver {
         let seen = self.kernel.canary();
         let recent = nanos(monotonic()).saturating_sub(5_000_000_000);
         control::Kernel {
-            release: uname()
-                .map_or_else(|_| String::new(), |u| u.release().to_string_lossy().into_owned()),
+            release: uname().map_or_else(
+                |_| String::new(),
+                |u| u.release().to_string_lossy().into_owned(),
+            ),
             hooks: self
                 .kernel
                 .programs
                 .iter()
                 .map(|program| control::Hook {
                     name: program.name.to_owned(),
-                    attached: program.attached,
-                    live: program.attached
-                        && program.canary.is_none_or(|hook| {
-                            seen.get(hook as usize).is_some_and(|at| *at > recent)
-                        }),
+                    attached: true,
+                    live: program
+                        .canary
+                        .is_none_or(|hook| seen.get(hook as usize).is_some_and(|at| *at > recent)),
                 })
                 .collect(),
         }
@@ -235,8 +267,12 @@ impl Driver {
                 "no resolver in /etc/resolv.conf; DNS goes by the rules".to_owned()
             }
             Dns::Allow => {
-                let list: Vec<_> =
-                    self.builtin.resolvers.iter().map(ToString::to_string).collect();
+                let list: Vec<_> = self
+                    .builtin
+                    .resolvers
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
                 format!(
                     "allowed to {} (data can leave in names; `dns = \"ask\"` to hold it)",
                     list.join(", ")
@@ -256,7 +292,12 @@ impl Driver {
         .into_iter()
         .filter(|(fallback, _)| *fallback == Fallback::Allow)
         .map(|(_, when)| format!("held syscalls are ALLOWED when {when}"))
-        .chain(self.governing.missing().iter().map(|what| format!("not protected yet: {what}")))
+        .chain(
+            self.governing
+                .missing()
+                .iter()
+                .map(|what| format!("not protected yet: {what}")),
+        )
         .collect()
     }
 
@@ -264,9 +305,12 @@ impl Driver {
         if self.followers.is_empty() {
             return;
         }
-        let Some(view) = self.gate.holds().find(|view| view.hold.id == id) else { return };
+        let Some(view) = self.gate.holds().find(|view| view.hold.id == id) else {
+            return;
+        };
         let reply = self.hold_reply(&view);
-        self.followers.retain(|follower| follower.send(reply.clone()));
+        self.followers
+            .retain(|follower| follower.send(reply.clone()));
     }
 
     fn hold_reply(&self, view: &HoldView<'_>) -> Reply {

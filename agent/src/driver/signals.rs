@@ -99,7 +99,9 @@ impl Driver {
         let main_held = held.iter().any(|(_, tid)| *tid == tgid);
         let main_blocks = Masks::of(tgid).map_or(0, |masks| masks.blocked);
         for (id, tid) in held {
-            let Some(mut masks) = Masks::of(tid) else { continue };
+            let Some(mut masks) = Masks::of(tid) else {
+                continue;
+            };
             if !main_held {
                 masks.shared &= main_blocks;
             }
@@ -118,6 +120,8 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
+    use nix::libc::SIGALRM;
+
     use super::*;
 
     const STATUS: &str = "Name:\tcat\nSigQ:\t0/1\nSigPnd:\t0000000000000000\n\
@@ -127,23 +131,85 @@ mod tests {
     #[test]
     fn reads_the_masks() {
         let masks = Masks::parse(STATUS).unwrap();
-        assert_eq!(masks, Masks { shared: 2, caught: 2, ..Masks::default() });
+        assert_eq!(
+            masks,
+            Masks {
+                shared: 2,
+                caught: 2,
+                ..Masks::default()
+            }
+        );
         assert_eq!(Masks::parse("Name: x"), None);
     }
 
     #[test]
     fn what_a_held_thread_needs() {
         let int = bit(SIGINT);
-        let alarm = bit(nix::libc::SIGALRM);
+        let alarm = bit(SIGALRM);
         let table = [
-            (Masks { shared: int, caught: int, ..Masks::default() }, true, Need::End),
-            (Masks { shared: int, caught: int, ..Masks::default() }, false, Need::Nothing),
-            (Masks { pending: int, caught: int, ..Masks::default() }, false, Need::End),
-            (Masks { pending: int, caught: int, blocked: int, ..Masks::default() }, true, Need::Nothing),
+            (
+                Masks {
+                    shared: int,
+                    caught: int,
+                    ..Masks::default()
+                },
+                true,
+                Need::End,
+            ),
+            (
+                Masks {
+                    shared: int,
+                    caught: int,
+                    ..Masks::default()
+                },
+                false,
+                Need::Nothing,
+            ),
+            (
+                Masks {
+                    pending: int,
+                    caught: int,
+                    ..Masks::default()
+                },
+                false,
+                Need::End,
+            ),
+            (
+                Masks {
+                    pending: int,
+                    caught: int,
+                    blocked: int,
+                    ..Masks::default()
+                },
+                true,
+                Need::Nothing,
+            ),
             // Without a handler the kernel kills by itself.
-            (Masks { shared: int, ..Masks::default() }, true, Need::Nothing),
-            (Masks { pending: alarm, caught: alarm, ..Masks::default() }, true, Need::Air),
-            (Masks { shared: bit(SIGTSTP), ..Masks::default() }, true, Need::Air),
+            (
+                Masks {
+                    shared: int,
+                    ..Masks::default()
+                },
+                true,
+                Need::Nothing,
+            ),
+            (
+                Masks {
+                    pending: alarm,
+                    caught: alarm,
+                    ..Masks::default()
+                },
+                true,
+                Need::Air,
+            ),
+            (
+                Masks {
+                    shared: bit(SIGTSTP),
+                    ..Masks::default()
+                },
+                true,
+                Need::Air,
+            ),
         ];
         for (masks, takes_shared, need) in table {
             assert_eq!(masks.need(takes_shared), need, "{masks:?}");

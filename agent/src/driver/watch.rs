@@ -65,8 +65,11 @@ impl Driver {
         }
         // Sleepers nobody holds any more: left by a daemon that died between two steps.
         let tids: HashSet<u32> = held.iter().map(|pending| pending.tid).collect();
-        let strays: Vec<u32> =
-            self.parking.sleepers().filter(|tid| !tids.contains(tid)).collect();
+        let strays: Vec<u32> = self
+            .parking
+            .sleepers()
+            .filter(|tid| !tids.contains(tid))
+            .collect();
         for tid in strays {
             if let Err(error) = self.parking.wake(tid, tid) {
                 tracing::warn!(%error, tid, "a stray sleeper could not be woken");
@@ -78,20 +81,37 @@ impl Driver {
     /// one leaf a minute for the same thing, with the count of the others.
     pub(super) fn kernel_denied(&mut self, event: &Event) {
         self.counts.denied += 1;
-        let Some(others) = self.denials.first(event, Instant::now()) else { return };
+        let Some(others) = self.denials.first(event, Instant::now()) else {
+            return;
+        };
         let agent = AgentId(event.agent);
         let name = self.agent_name(agent);
         let object = kernel::object_of(&event.key, None);
         let why = cause_name(event.cause);
-        tracing::warn!(agent = name, pid = event.tgid, hook = hook_name(event.hook), why, object = object.label(), "denied by the kernel");
+        tracing::warn!(
+            agent = name,
+            pid = event.tgid,
+            hook = hook_name(event.hook),
+            why,
+            object = object.label(),
+            "denied by the kernel"
+        );
         let leaf = Draft::new(Kind::Decision)
-            .agent(&leaf::Agent { name, ..leaf::Agent::default() })
+            .agent(&leaf::Agent {
+                name,
+                ..leaf::Agent::default()
+            })
             .field("pid", &event.tgid)
             .action(&leaf::Action {
                 op: Actions(event.key.actions).to_string(),
-                args: [("hook".to_owned(), hook_name(event.hook).into())].into_iter().collect(),
+                args: [("hook".to_owned(), hook_name(event.hook).into())]
+                    .into_iter()
+                    .collect(),
             })
-            .object(&leaf::Object { kind: object.label(), ..leaf::Object::default() })
+            .object(&leaf::Object {
+                kind: object.label(),
+                ..leaf::Object::default()
+            })
             .policy(&leaf::Policy {
                 sha256: self.policy.digest().to_string(),
                 rule: Some("kernel".to_owned()),
@@ -140,7 +160,11 @@ impl Denials {
 
     /// Some: record this one, and how many like it were not.
     fn first(&mut self, event: &Event, now: Instant) -> Option<u64> {
-        let key = (event.agent, event.cause, syshold_abi::Key { a: 0, ..event.key });
+        let key = (
+            event.agent,
+            event.cause,
+            syshold_abi::Key { a: 0, ..event.key },
+        );
         if let Some((since, others)) = self.seen.get_mut(&key)
             && now.duration_since(*since) < Self::EVERY
         {
@@ -148,13 +172,17 @@ impl Denials {
             return None;
         }
         if self.seen.len() >= Self::MOST {
-            self.seen.retain(|_, (since, _)| now.duration_since(*since) < Self::EVERY);
+            self.seen
+                .retain(|_, (since, _)| now.duration_since(*since) < Self::EVERY);
             if self.seen.len() >= Self::MOST {
                 self.unrecorded += 1;
                 return None;
             }
         }
-        let before = self.seen.insert(key, (now, 0)).map_or(0, |(_, others)| others);
+        let before = self
+            .seen
+            .insert(key, (now, 0))
+            .map_or(0, |(_, others)| others);
         Some(before + std::mem::take(&mut self.unrecorded))
     }
 }

@@ -21,7 +21,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sy
 
 #[derive(Debug, Error)]
 pub enum LoadError {
-    #[error("this sysholdd was built without its kernel programs; build it with `cargo xtask build`")]
+    #[error(
+        "this sysholdd was built without its kernel programs; build it with `cargo xtask build`"
+    )]
     NoObject,
     #[error("/sys/kernel/security/lsm is `{0}`: the BPF LSM is off; boot with `lsm=…,bpf`")]
     NoBpfLsm(String),
@@ -32,26 +34,34 @@ pub enum LoadError {
     #[error("the kernel programs do not load: {0}")]
     Ebpf(#[from] EbpfError),
     #[error("the program {name} is refused by this kernel: {source}")]
-    Program { name: &'static str, source: Box<ProgramError> },
+    Program {
+        name: &'static str,
+        source: Box<ProgramError>,
+    },
     #[error("the kernel lacks the hook {0}, which every policy needs")]
     NoHook(&'static str),
     #[error("{path}: {source}; mount bpffs there and run as root")]
     Pin { path: PathBuf, source: io::Error },
     #[error("the map {name}: {source}")]
-    Map { name: &'static str, source: Box<MapError> },
+    Map {
+        name: &'static str,
+        source: Box<MapError>,
+    },
     #[error("mapping {name}: {source}")]
-    Mmap { name: &'static str, source: nix::Error },
+    Mmap {
+        name: &'static str,
+        source: nix::Error,
+    },
     #[error("the event ring: {0}")]
     Events(io::Error),
 }
 
-/// One kernel program and what became of it.
+/// One attached kernel program.
 #[derive(Clone, Debug)]
 pub struct Program {
     pub name: &'static str,
     /// Index into the canary, where the daemon's own acts prove it live.
     pub canary: Option<u32>,
-    pub attached: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -74,10 +84,25 @@ const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
     ("inode_init_security_anon", Kind::Lsm, None, true),
     ("uring_allowed", Kind::Lsm, None, false),
     ("socket_create", Kind::Lsm, Some(hook::SOCKET_CREATE), true),
-    ("socket_connect", Kind::Lsm, Some(hook::SOCKET_CONNECT), true),
-    ("socket_sendmsg", Kind::Lsm, Some(hook::SOCKET_SENDMSG), true),
+    (
+        "socket_connect",
+        Kind::Lsm,
+        Some(hook::SOCKET_CONNECT),
+        true,
+    ),
+    (
+        "socket_sendmsg",
+        Kind::Lsm,
+        Some(hook::SOCKET_SENDMSG),
+        true,
+    ),
     ("file_open", Kind::Lsm, Some(hook::FILE_OPEN), true),
-    ("file_permission", Kind::Lsm, Some(hook::FILE_PERMISSION), true),
+    (
+        "file_permission",
+        Kind::Lsm,
+        Some(hook::FILE_PERMISSION),
+        true,
+    ),
     ("mmap_file", Kind::Lsm, Some(hook::MMAP_FILE), true),
     ("path_mknod", Kind::Lsm, Some(hook::PATH_MKNOD), true),
 ];
@@ -94,24 +119,33 @@ impl Kernel {
         let maps = pins.join("maps");
         let links = pins.join("links");
         for dir in [&maps, &links] {
-            fs::create_dir_all(dir)
-                .map_err(|source| LoadError::Pin { path: dir.clone(), source })?;
+            fs::create_dir_all(dir).map_err(|source| LoadError::Pin {
+                path: dir.clone(),
+                source,
+            })?;
         }
         let offsets = offsets::resolve(Path::new(offsets::VMLINUX))?;
         let btf = Btf::from_sys_fs()?;
+        tracing::debug!("kernel types read");
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .default_map_pin_directory(&maps)
             .override_global("OFFSETS", &offsets, true)
             .load(OBJECT)?;
+        tracing::debug!("maps made or adopted");
         let mut programs = Vec::with_capacity(PROGRAMS.len());
         for &(name, kind, canary, required) in PROGRAMS {
             let attached = attach(&mut ebpf, &btf, name, kind, &links)?;
             if required && !attached {
                 return Err(LoadError::NoHook(name));
             }
-            programs.push(Program { name, canary, attached });
+            // A hook this kernel has not is covered by another (`uring_allowed` by the anonymous
+            // inode), so it is nothing to report.
+            if attached {
+                programs.push(Program { name, canary });
+            }
         }
+        tracing::debug!(programs = programs.len(), "programs attached and pinned");
         Self::open(ebpf, programs)
     }
 
@@ -119,9 +153,10 @@ impl Kernel {
         let verdicts = shared(&mut ebpf, "VERDICTS", abi::VERDICT_SLOTS as usize * 8)?;
         let pids = shared(&mut ebpf, "PIDS", abi::PID_LIMIT as usize)?;
         let daemon: aya::maps::Array<MapData, abi::Daemon> = take(&mut ebpf, "DAEMON")?;
-        let switch = daemon
-            .get(&0, 0)
-            .map_err(|source| LoadError::Map { name: "DAEMON", source: Box::new(source) })?;
+        let switch = daemon.get(&0, 0).map_err(|source| LoadError::Map {
+            name: "DAEMON",
+            source: Box::new(source),
+        })?;
         let events = Events(take(&mut ebpf, "EVENTS")?);
         Ok(Self {
             programs,
@@ -155,8 +190,10 @@ fn poll(events: Events) -> Result<AsyncFd<Events>, LoadError> {
 
 fn check_lsm() -> Result<(), LoadError> {
     let path = Path::new("/sys/kernel/security/lsm");
-    let list = fs::read_to_string(path)
-        .map_err(|source| LoadError::Pin { path: path.to_owned(), source })?;
+    let list = fs::read_to_string(path).map_err(|source| LoadError::Pin {
+        path: path.to_owned(),
+        source,
+    })?;
     if list.trim().split(',').any(|lsm| lsm == "bpf") {
         Ok(())
     } else {
@@ -172,7 +209,10 @@ fn attach(
     kind: Kind,
     links: &Path,
 ) -> Result<bool, LoadError> {
-    let failed = |source| LoadError::Program { name, source: Box::new(source) };
+    let failed = |source| LoadError::Program {
+        name,
+        source: Box::new(source),
+    };
     let program = ebpf.program_mut(name).ok_or(LoadError::NoObject)?;
     let link: FdLink = match kind {
         Kind::Lsm => {
@@ -197,13 +237,17 @@ fn attach(
 
 /// Pins the new link beside the old one and then takes its place: there is no moment without.
 fn pin(link: FdLink, path: &Path) -> Result<(), LoadError> {
-    let failed = |source| LoadError::Pin { path: path.to_owned(), source };
+    let failed = |source| LoadError::Pin {
+        path: path.to_owned(),
+        source,
+    };
     // No dot: bpffs reserves names with one.
     let mut fresh = path.as_os_str().to_owned();
     fresh.push("_new");
     let fresh = PathBuf::from(fresh);
     remove_if_there(&fresh).map_err(failed)?;
-    link.pin(&fresh).map_err(|error| failed(io::Error::other(error)))?;
+    link.pin(&fresh)
+        .map_err(|error| failed(io::Error::other(error)))?;
     // bpffs renames, but not over an existing pin.
     remove_if_there(path).map_err(failed)?;
     fs::rename(&fresh, path).map_err(failed)
@@ -221,12 +265,17 @@ fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
     name: &'static str,
 ) -> Result<T, LoadError> {
     let map = ebpf.take_map(name).ok_or(LoadError::NoObject)?;
-    T::try_from(map).map_err(|source| LoadError::Map { name, source: Box::new(source) })
+    T::try_from(map).map_err(|source| LoadError::Map {
+        name,
+        source: Box::new(source),
+    })
 }
 
 fn shared(ebpf: &mut Ebpf, name: &'static str, len: usize) -> Result<mmap::Shared, LoadError> {
     let map = ebpf.map(name).ok_or(LoadError::NoObject)?;
-    let aya::maps::Map::Array(data) = map else { return Err(LoadError::NoObject) };
+    let aya::maps::Map::Array(data) = map else {
+        return Err(LoadError::NoObject);
+    };
     let len = NonZeroUsize::new(len).ok_or(LoadError::NoObject)?;
     mmap::Shared::map(data.fd(), len).map_err(|source| LoadError::Mmap { name, source })
 }

@@ -24,7 +24,10 @@ impl Shared {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh shared mapping at an address of the kernel's choice.
         let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, map, 0) }?;
-        Ok(Self { base: base.cast(), len: len.get() })
+        Ok(Self {
+            base: base.cast(),
+            len: len.get(),
+        })
     }
 
     /// Stores word `index`, whole.
@@ -60,10 +63,20 @@ impl Drop for Shared {
 
 /// Maps a page of a file and lets it go, for the canary.
 pub fn map_and_unmap(file: impl AsFd) {
-    let Some(len) = NonZeroUsize::new(4096) else { return };
+    let Some(len) = NonZeroUsize::new(4096) else {
+        return;
+    };
     // SAFETY: a fresh private mapping at an address of the kernel's choice, never touched.
-    let mapped =
-        unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, file, 0) };
+    let mapped = unsafe {
+        mmap(
+            None,
+            len,
+            ProtFlags::PROT_READ,
+            MapFlags::MAP_PRIVATE,
+            file,
+            0,
+        )
+    };
     if let Ok(base) = mapped {
         // SAFETY: mapped just above, and nothing points into it.
         let _ = unsafe { munmap(base, len.get()) };

@@ -2,7 +2,11 @@
 //!
 //! Everything is pinned: links and maps outlive the daemon, so that its death releases nothing
 //! (see [`Kernel::load`] for what a restart does with what it finds).
-#![expect(unsafe_code, reason = "mmap of maps, pidfd and prctl syscalls; each block says why")]
+#![expect(
+    unsafe_code,
+    reason = "mmap of maps, pidfd and prctl syscalls; each block says why"
+)]
+mod btf;
 mod load;
 mod mmap;
 pub mod offsets;
@@ -59,10 +63,16 @@ pub enum KernelError {
     Map { map: &'static str, source: MapError },
     #[error("cannot enrol {path}: {source}")]
     Open { path: PathBuf, source: io::Error },
-    #[error("cannot enrol {path}: the file_open program did not see it opened; enforcement is not live")]
+    #[error(
+        "cannot enrol {path}: the file_open program did not see it opened; enforcement is not live"
+    )]
     Unseen { path: PathBuf },
     #[error("the policy needs {found} {what}; this kernel side holds {most}")]
-    TooMany { what: &'static str, found: usize, most: usize },
+    TooMany {
+        what: &'static str,
+        found: usize,
+        most: usize,
+    },
 }
 
 /// What the kernel is to enforce; replaces everything that was enforced before.
@@ -80,7 +90,9 @@ pub struct Tables {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("programs", &self.programs).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("programs", &self.programs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -150,7 +162,8 @@ impl Kernel {
             Verdict::Interrupt => abi::verdict::INTERRUPT,
         };
         let slot = (tid % abi::VERDICT_SLOTS) as usize;
-        self.verdicts.store_word(slot, abi::publish(hold.0, verdict));
+        self.verdicts
+            .store_word(slot, abi::publish(hold.0, verdict));
     }
 
     /// The agent that governs a process.
@@ -187,7 +200,13 @@ impl Kernel {
         if self.governs(tgid).is_some() {
             return Ok(());
         }
-        let details = Governed { start_ns, agent: agent.0, root: tgid, signal_ns: 0, held: 0 };
+        let details = Governed {
+            start_ns,
+            agent: agent.0,
+            root: tgid,
+            signal_ns: 0,
+            held: 0,
+        };
         map("GOVERNED", self.governed.insert(tgid, details, 0))?;
         self.pids.store_byte(tgid as usize, abi::pid_byte(agent.0));
         Ok(())
@@ -198,7 +217,11 @@ impl Kernel {
     pub fn enforce(&mut self, tables: &Tables) -> Result<(), KernelError> {
         let too_many = |what, found, most| KernelError::TooMany { what, found, most };
         if tables.net.len() > abi::MAX_NET_RULES {
-            return Err(too_many("network rules", tables.net.len(), abi::MAX_NET_RULES));
+            return Err(too_many(
+                "network rules",
+                tables.net.len(),
+                abi::MAX_NET_RULES,
+            ));
         }
         if tables.path.len() != abi::PATH_RULES {
             return Err(too_many("path rules", tables.path.len(), abi::PATH_RULES));
@@ -209,7 +232,11 @@ impl Kernel {
             map("NET_RULES", self.net_rules.set(index, rule, 0))?;
         }
         for (i, rule) in (0u32..).zip(&tables.path) {
-            map("PATH_RULE", self.path_rules.set(bank * abi::PATH_RULES as u32 + i, rule, 0))?;
+            map(
+                "PATH_RULE",
+                self.path_rules
+                    .set(bank * abi::PATH_RULES as u32 + i, rule, 0),
+            )?;
         }
         let mut bits = [0u64; 64];
         for (key, root) in &tables.roots {
@@ -234,8 +261,11 @@ impl Kernel {
         replace("EXES", &mut self.exes, &tables.exes)?;
         replace("USERS", &mut self.users, &tables.users)?;
         replace("CGROUPS", &mut self.cgroups, &tables.cgroups)?;
-        let names: Vec<_> =
-            tables.cgroup_names.iter().map(|(name, agent)| (cgroup_name(name), *agent)).collect();
+        let names: Vec<_> = tables
+            .cgroup_names
+            .iter()
+            .map(|(name, agent)| (cgroup_name(name), *agent))
+            .collect();
         replace("CGROUP_NAMES", &mut self.cgroup_names, &names)
     }
 
@@ -247,10 +277,15 @@ impl Kernel {
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
-            .map_err(|source| KernelError::Open { path: path.to_owned(), source })?;
+            .map_err(|source| KernelError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
         let key = found("LAST_OPEN", self.last_open.get(&tid, 0))?;
         drop(file);
-        key.ok_or_else(|| KernelError::Unseen { path: path.to_owned() })
+        key.ok_or_else(|| KernelError::Unseen {
+            path: path.to_owned(),
+        })
     }
 
     /// The daemon is here and governs; `now_ns` is CLOCK_MONOTONIC.
@@ -271,19 +306,24 @@ impl Kernel {
 
     /// Names this process to the kernel side: never held, feeds canary and enrolment.
     pub fn introduce_daemon(&self) {
-        self.pids.store_byte(std::process::id() as usize, abi::PID_DAEMON);
+        self.pids
+            .store_byte(std::process::id() as usize, abi::PID_DAEMON);
     }
 
     /// When each hook last saw the daemon, CLOCK_MONOTONIC nanoseconds; 0: never.
     #[must_use]
     pub fn canary(&self) -> Vec<u64> {
-        (0..abi::hook::COUNT as u32).map(|i| self.canary.get(&i, 0).unwrap_or(0)).collect()
+        (0..abi::hook::COUNT as u32)
+            .map(|i| self.canary.get(&i, 0).unwrap_or(0))
+            .collect()
     }
 
     /// A counter of `abi::count`, over all CPUs.
     #[must_use]
     pub fn count(&self, index: u32) -> u64 {
-        self.counts.get(&index, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+        self.counts
+            .get(&index, 0)
+            .map_or(0, |per_cpu| per_cpu.iter().sum())
     }
 
     fn flip(&mut self) -> Result<(), KernelError> {
@@ -305,7 +345,10 @@ fn replace<K: aya::Pod + PartialEq, V: aya::Pod>(
         map(name, into.insert(key, value, 0))?;
     }
     let old: Vec<K> = into.keys().filter_map(Result::ok).collect();
-    for key in old.iter().filter(|key| !entries.iter().any(|(new, _)| new == *key)) {
+    for key in old
+        .iter()
+        .filter(|key| !entries.iter().any(|(new, _)| new == *key))
+    {
         match into.remove(key) {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(source) => return Err(KernelError::Map { map: name, source }),
@@ -349,10 +392,18 @@ pub fn object_of(key: &abi::Key, path: Option<String>) -> Object {
             },
             to: address(key.b, key.c, key.extra as u16),
         },
-        abi::object::NEW_FILE => {
-            Object::NewFile { dev: key.a as u32, ino: key.b, name_hash: key.c, path }
-        }
-        _ => Object::File { dev: key.a as u32, ino: key.b, generation: key.c, path },
+        abi::object::NEW_FILE => Object::NewFile {
+            dev: key.a as u32,
+            ino: key.b,
+            name_hash: key.c,
+            path,
+        },
+        _ => Object::File {
+            dev: key.a as u32,
+            ino: key.b,
+            generation: key.c,
+            path,
+        },
     }
 }
 

@@ -1,11 +1,14 @@
 //! Where the running kernel keeps its fields: resolved from its BTF, so that nothing about a
 //! kernel version is compiled in. Structs are looked up by name *and* kind (a function may bear
 //! the same name), members by following type ids through anonymous structs and unions.
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use btf::btf::{Btf, FlattenedType, Type};
 use syshold_abi::Offsets;
 use thiserror::Error;
+
+use super::btf::Btf;
 
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -14,19 +17,29 @@ pub enum OffsetError {
     #[error(
         "cannot read the kernel's type information {path}: {source}; the kernel needs CONFIG_DEBUG_INFO_BTF=y"
     )]
-    Read { path: PathBuf, source: btf::error::Error },
+    Read { path: PathBuf, source: io::Error },
+    #[error("the kernel's type information {0} is not BTF of this machine; please report it")]
+    NotBtf(PathBuf),
     #[error("this kernel has no `struct {0}`: it is not one that Syshold knows; please report it")]
     NoStruct(String),
-    #[error("this kernel's `struct {0}` has no `{1}`: it is not one that Syshold knows; please report it")]
+    #[error(
+        "this kernel's `struct {0}` has no `{1}`: it is not one that Syshold knows; please report it"
+    )]
     NoMember(String, String),
 }
 
 /// All offsets the kernel programs need, in bytes.
 pub fn resolve(path: &Path) -> Result<Offsets, OffsetError> {
-    let btf = Btf::from_file(path)
-        .map_err(|source| OffsetError::Read { path: path.to_owned(), source })?;
+    let bytes = fs::read(path).map_err(|source| OffsetError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let btf = Btf::parse(&bytes).ok_or_else(|| OffsetError::NotBtf(path.to_owned()))?;
     let at = |name: &str, member: &str| offset(&btf, name, member);
-    let sigaction = u32::try_from(struct_named(&btf, "k_sigaction")?.bits / 8).unwrap_or(u32::MAX);
+    let sigaction = btf
+        .struct_named("k_sigaction")
+        .and_then(|id| btf.size(id))
+        .ok_or_else(|| OffsetError::NoStruct("k_sigaction".to_owned()))?;
     const SIGCONT: u32 = 18;
     Ok(Offsets {
         task_flags: at("task_struct", "flags")?,
@@ -78,51 +91,20 @@ pub fn resolve(path: &Path) -> Result<Offsets, OffsetError> {
     })
 }
 
-fn struct_named<'a>(btf: &'a Btf, name: &str) -> Result<&'a FlattenedType, OffsetError> {
-    btf.get_types()
-        .iter()
-        .find(|ty| {
-            ty.num_refs == 0
-                && matches!(ty.base_type, Type::Struct(_) | Type::Union(_))
-                && ty.name.as_deref() == Some(name)
-        })
-        .ok_or_else(|| OffsetError::NoStruct(name.to_owned()))
-}
-
 /// Byte offset of a member path such as `thread_info.status`.
-fn offset(btf: &Btf, name: &str, members: &str) -> Result<u32, OffsetError> {
-    let mut ty = struct_named(btf, name)?;
+fn offset(btf: &Btf<'_>, name: &str, members: &str) -> Result<u32, OffsetError> {
+    let mut id = btf
+        .struct_named(name)
+        .ok_or_else(|| OffsetError::NoStruct(name.to_owned()))?;
     let mut bits = 0;
     for member in members.split('.') {
-        let found = find(btf, ty, member, 0)
+        let found = btf
+            .member(id, member)
             .ok_or_else(|| OffsetError::NoMember(name.to_owned(), members.to_owned()))?;
-        bits += found.0;
-        ty = found.1;
+        bits += found.bit;
+        id = found.type_id;
     }
     Ok(bits / 8)
-}
-
-/// A member by name, also inside anonymous structs and unions; offset in bits.
-fn find<'a>(
-    btf: &'a Btf,
-    ty: &'a FlattenedType,
-    name: &str,
-    depth: u32,
-) -> Option<(u32, &'a FlattenedType)> {
-    const DEEPEST: u32 = 8;
-    let (Type::Struct(body) | Type::Union(body)) = &ty.base_type else { return None };
-    if depth == DEEPEST {
-        return None;
-    }
-    body.members.iter().find_map(|member| {
-        let member_type = btf.get_type_by_id(member.type_id).ok()?;
-        match member.name.as_deref() {
-            Some(own) if own == name => Some((member.offset, member_type)),
-            None | Some("") => find(btf, member_type, name, depth + 1)
-                .map(|(inner, inner_type)| (member.offset + inner, inner_type)),
-            Some(_) => None,
-        }
-    })
 }
 
 #[cfg(test)]
@@ -146,6 +128,9 @@ mod tests {
     #[test]
     fn no_btf_names_the_fix() {
         let error = resolve(Path::new("/nonexistent/vmlinux")).unwrap_err();
-        assert!(error.to_string().contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
+        assert!(
+            error.to_string().contains("CONFIG_DEBUG_INFO_BTF"),
+            "{error}"
+        );
     }
 }

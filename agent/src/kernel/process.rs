@@ -2,8 +2,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-
-
 /// Sends SIGCONT to a process through a pidfd, so that a reused PID is never hit: `is_still`
 /// checks, with the pidfd held, that it is the process that is meant.
 pub fn continue_process(tgid: u32, is_still: impl FnOnce() -> bool) -> io::Result<()> {
@@ -21,16 +19,30 @@ pub fn continue_process(tgid: u32, is_still: impl FnOnce() -> bool) -> io::Resul
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a live pidfd; no siginfo.
     let rc = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGCONT, none, 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGCONT,
+            none,
+            0,
+        )
     };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// No core dumps and no ptrace by the same user: the daemon's memory holds keys.
 pub fn stop_dumps() -> io::Result<()> {
     // SAFETY: no pointers.
     let rc = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Gives memory that is free back to the kernel: reading its type information takes megabytes
