@@ -180,7 +180,10 @@ pub fn run(args: Args) -> ExitCode {
         Err(error) => {
             eprintln!("syshold-approver: {error}");
             match error {
-                Failure::Config(_) => ExitCode::from(EXIT_CONFIG),
+                Failure::Config(_)
+                | Failure::Serve(ServeError::Slack(_) | ServeError::Listen { .. }) => {
+                    ExitCode::from(EXIT_CONFIG)
+                }
                 Failure::Name(_)
                 | Failure::AccountName(_)
                 | Failure::Email(_)
@@ -271,9 +274,9 @@ fn log() {
         .with_writer(io::stderr)
         .with_target(false);
     if io::stderr().is_terminal() {
-        log.init()
+        log.init();
     } else {
-        log.with_ansi(false).without_time().init()
+        log.with_ansi(false).without_time().init();
     }
 }
 

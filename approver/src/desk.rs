@@ -325,7 +325,7 @@ impl Desk {
             let Unrecorded {
                 requests,
                 decisions,
-            } = self.store.run(|tx| requests::unrecorded(tx)).await?;
+            } = self.store.run(requests::unrecorded).await?;
             if requests.is_empty() && decisions.is_empty() {
                 return Ok(());
             }

@@ -15,6 +15,7 @@ mod limit;
 pub mod people_api;
 pub mod render;
 pub mod serve;
+pub mod slack;
 pub mod store;
 pub mod token;
 

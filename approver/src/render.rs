@@ -2,7 +2,9 @@
 //! API and the digest a decision carries are all made from one [`Rendered`].
 use serde::Serialize;
 use syshold_protocol::canonical::{self, CanonicalError};
-use syshold_protocol::{ActionObject, Digest, Request, RequestPhase, Risk, Scope, display};
+use syshold_protocol::{
+    ActionObject, Digest, Request, RequestPhase, Risk, Scope, Subject, display,
+};
 
 use crate::judge::{Case, need, offered};
 
@@ -145,11 +147,11 @@ fn facts(request: &Request, host_name: &str) -> Vec<Fact> {
         agent
             .owner
             .as_ref()
-            .map_or("unknown: two people have to approve", |s| s.as_str()),
+            .map_or("unknown: two people have to approve", Subject::as_str),
     );
     facts.maybe(
         "Launched by",
-        agent.launched_by.as_ref().map(|s| s.as_str()),
+        agent.launched_by.as_ref().map(Subject::as_str),
     );
     facts.add("Host", &format!("{host_name} ({})", request.host_id));
     facts.add("Action", action.kind.as_str());

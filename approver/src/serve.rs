@@ -1,7 +1,6 @@
 //! The service: two listeners over one desk, until a signal.
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use hyper_util::rt::TokioTimer;
+use syshold_protocol::RequestId;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -22,6 +22,7 @@ use crate::inbox;
 use crate::keys::{self, Keys, KeysError, RENEW_EVERY};
 use crate::limit::Limited;
 use crate::people_api;
+use crate::slack::{Slack, SlackError};
 use crate::store::{Store, StoreError};
 
 /// How many calls run at once on one listener; a long-poll is one.
@@ -43,14 +44,14 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    #[error(transparent)]
+    Slack(#[from] SlackError),
     #[error("cannot listen on {address} ({source}); set {key} in the configuration")]
     Listen {
         address: SocketAddr,
         key: &'static str,
         source: io::Error,
     },
-    #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: io::Error },
     #[error("a listener stopped: {0}")]
     Stopped(io::Error),
 }
@@ -83,7 +84,12 @@ impl Gateway {
         desk.settle(now()).await.map_err(settled)?;
 
         let (stopping, stop) = watch::channel(false);
-        let (filed, _filed) = mpsc::channel(1024);
+        let (filed, announced) = mpsc::channel(1024);
+        let slack = config
+            .slack_webhook_url_file
+            .as_deref()
+            .map(|path| Slack::from_file(path, &config.inbox_url))
+            .transpose()?;
         let api = HostApi {
             desk: Arc::clone(&desk),
             ca_pem: keys.ca_pem().into(),
@@ -118,6 +124,7 @@ impl Gateway {
             people,
         )?;
         tasks.spawn(tick(Arc::clone(&desk), stop.clone()));
+        tasks.spawn(notify(slack, Arc::clone(&desk), announced, stop.clone()));
         let renewed = if config.people_tls.is_some() {
             vec![hosts_tls]
         } else {
@@ -197,6 +204,23 @@ fn listen(
         .keep_alive_interval(HEADER_TIME);
     tasks.spawn(server.serve(app.into_make_service()));
     Ok((bound, handle))
+}
+
+/// Without a channel, requests are only in the inbox; the queue is emptied all the same.
+async fn notify(
+    slack: Option<Slack>,
+    desk: Arc<Desk>,
+    mut filed: mpsc::Receiver<RequestId>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    match slack {
+        Some(slack) => slack.run(desk, filed, stop).await,
+        None => tokio::select! {
+            () = async { while filed.recv().await.is_some() {} } => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        },
+    }
+    Ok(())
 }
 
 async fn tick(desk: Arc<Desk>, mut stop: watch::Receiver<bool>) -> io::Result<()> {

@@ -20,7 +20,7 @@ impl Secret {
     pub fn generate(prefix: &str) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         OsRng.fill_bytes(&mut *bytes);
-        let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes));
+        let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes));
         Self(Zeroizing::new(format!("{prefix}{}", *text)))
     }
 
