@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::posix_fallocate;
 use nix::sys::statvfs::statvfs;
 
+use crate::store::inherit_owner;
+
 #[derive(Debug)]
 pub(crate) struct Ballast {
     path: PathBuf,
@@ -45,6 +47,7 @@ impl Ballast {
             .truncate(false)
             .mode(0o600)
             .open(&self.path)?;
+        inherit_owner(&file, &self.path)?;
         let len = i64::try_from(self.bytes).unwrap_or(i64::MAX);
         posix_fallocate(&file, 0, len)?;
         file.sync_all()

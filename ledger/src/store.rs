@@ -1,7 +1,7 @@
 //! The SQLite file: how it is made, migrated, written and checked. All SQL that writes is here.
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -123,6 +123,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&lock)
         .map_err(wrong)?;
+    inherit_owner(&file, &lock).map_err(wrong)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse {
@@ -238,8 +239,8 @@ impl Store {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         // Only the file itself may be no link: systemd makes the directory of a DynamicUser= one.
-        let real = match (path.parent().map(Path::canonicalize), path.file_name()) {
-            (Some(Ok(dir)), Some(name)) => dir.join(name),
+        let real = match (directory(path).canonicalize(), path.file_name()) {
+            (Ok(dir), Some(name)) => dir.join(name),
             _ => path.to_owned(),
         };
         let open = || -> rusqlite::Result<Connection> {
@@ -370,7 +371,8 @@ fn not_a_ledger(path: &Path, source: rusqlite::Error) -> OpenError {
     }
 }
 
-/// Mode 0640 whatever the umask: the group may read. SQLite gives its side files the same mode.
+/// Mode 0640 whatever the umask: who may read the directory may read the ledger. SQLite gives its
+/// side files the same mode and owner.
 fn create_file(path: &Path) -> io::Result<()> {
     match OpenOptions::new()
         .write(true)
@@ -378,10 +380,26 @@ fn create_file(path: &Path) -> io::Result<()> {
         .mode(0o640)
         .open(path)
     {
-        Ok(file) => file.set_permissions(Permissions::from_mode(0o640)),
+        Ok(file) => {
+            file.set_permissions(Permissions::from_mode(0o640))?;
+            inherit_owner(&file, path)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// What root makes belongs to whoever owns the directory, so that a service with a user of its own
+/// can go on with what an administrator's command began.
+pub(crate) fn inherit_owner(file: &File, path: &Path) -> io::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let (dir, own) = (std::fs::metadata(directory(path))?, file.metadata()?);
+    if (dir.uid(), dir.gid()) == (own.uid(), own.gid()) {
+        return Ok(());
+    }
+    fchown(file, Some(dir.uid()), Some(dir.gid()))
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

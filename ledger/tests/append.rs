@@ -345,6 +345,16 @@ fn what_is_no_good_place_or_file_is_refused_by_name() {
 }
 
 #[test]
+fn the_directory_may_be_reached_through_a_link() {
+    let (dir, path) = place();
+    let link = dir.path().with_extension("link");
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    filled(&link.join("ledger.db"), 1);
+    std::fs::remove_file(link).unwrap();
+    assert_eq!(verify(&path, |_, _| {}).unwrap().exit(), Exit::Clean);
+}
+
+#[test]
 fn a_tampered_tail_is_not_built_upon() {
     let (_dir, path) = place();
     filled(&path, 2);

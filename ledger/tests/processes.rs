@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 const ROLE: &str = "SYSHOLD_LEDGER_TEST_ROLE";
 const DB: &str = "SYSHOLD_LEDGER_TEST_DB";
-const KILLS: usize = 60;
+/// How often the writer is killed; more when this variable says so.
+const KILLS: (&str, usize) = ("SYSHOLD_LEDGER_TEST_KILLS", 60);
 
 fn main() -> ExitCode {
     match std::env::var(ROLE).as_deref() {
@@ -132,7 +133,9 @@ fn killed_at_any_moment() {
     let (_dir, path) = place();
     let mut acknowledged: BTreeMap<u64, String> = BTreeMap::new();
     let mut slowest = Duration::ZERO;
-    for round in 0..KILLS {
+    let kills =
+        std::env::var(KILLS.0).map_or(KILLS.1, |text| text.parse().expect("a number of kills"));
+    for round in 0..kills {
         let mut child = in_role("append", &path)
             .stdout(Stdio::piped())
             .spawn()
@@ -170,7 +173,7 @@ fn killed_at_any_moment() {
     let report = verify(&path, |_, _| {}).expect("a report");
     assert_eq!(report.exit(), Exit::Clean, "{:?}", report.first_bad);
     println!(
-        "{KILLS} kills: {} leaves acknowledged, 0 lost, {} in the ledger; slowest recovery {slowest:?}",
+        "{kills} kills: {} leaves acknowledged, 0 lost, {} in the ledger; slowest recovery {slowest:?}",
         acknowledged.len(),
         report.leaves
     );
@@ -554,12 +557,22 @@ fn verify_as_group(path: &Path, group: u32) -> Option<i32> {
 }
 
 fn the_group_can_verify() {
+    const OWNER: u32 = 61_233;
     const GROUP: u32 = 61_234;
     let (dir, path) = place();
-    filled(&path, 5);
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o750)).expect("mode");
-    chown(dir.path(), None, Some(GROUP)).expect("group");
-    chown(&path, None, Some(GROUP)).expect("group");
+    chown(dir.path(), Some(OWNER), Some(GROUP)).expect("group");
+    filled(&path, 5);
+    for file in std::fs::read_dir(dir.path()).expect("a directory") {
+        let file = file.expect("a file");
+        let meta = file.metadata().expect("its owner");
+        assert_eq!(
+            (meta.uid(), meta.gid()),
+            (OWNER, GROUP),
+            "{:?} is the directory's",
+            file.file_name()
+        );
+    }
     assert_eq!(
         verify_as_group(&path, 61_235),
         Some(3),
