@@ -106,6 +106,12 @@ fn what_is_odd_is_a_warning() {
             policy.warnings()
         );
     }
+    // One agent's rule does not hide another's.
+    let second = "[[govern]]\nname = \"second\"\nowner = \"o\"\n";
+    let of_one = rule("action = \"connect\"\nagent = \"bot\"\n");
+    let of_all = "[[rule]]\nname = \"s\"\nverdict = \"allow\"\naction = \"connect\"\n";
+    let policy = parse(&format!("{GOOD}{second}{of_one}{of_all}"), "agent.toml").unwrap();
+    assert!(policy.warnings().is_empty(), "{:?}", policy.warnings());
     let nothing = parse("", "agent.toml").unwrap();
     assert_eq!(nothing.warnings().len(), 1);
 }
