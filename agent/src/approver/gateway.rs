@@ -216,6 +216,16 @@ impl FreshKey {
     }
 }
 
+/// An enrolment that came to nothing leaves nothing behind; after [`FreshKey::store`] these
+/// names are gone already.
+impl Drop for FreshKey {
+    fn drop(&mut self) {
+        for name in [KEY_FILE, GATEWAY_FILE] {
+            let _ = fs::remove_file(fresh(&self.state.join(name)));
+        }
+    }
+}
+
 fn fresh(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");

@@ -1,6 +1,6 @@
 //! HTTPS to the gateway: one pinned CA, no redirects, no proxy of the environment's, answers of
 //! bounded size, and one small set of causes for whatever goes wrong.
-use std::error::Error as _;
+use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -190,26 +190,33 @@ pub async fn send(
 
 /// The innermost error says what happened; the layers around it only say where.
 fn cause(error: &reqwest::Error) -> Cause {
-    let mut deepest: &(dyn std::error::Error + 'static) = error;
-    let mut next = error.source();
-    while let Some(inner) = next {
-        deepest = inner;
-        // An io::Error hides the error it wraps from `source`.
-        let wrapped = inner
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>());
-        if let Some(tls) = wrapped.or_else(|| inner.downcast_ref::<rustls::Error>()) {
-            return Cause::Tls(tls.to_string());
-        }
-        next = inner.source();
+    if let Some(tls) = tls(error) {
+        return Cause::Tls(tls.to_string());
     }
     if error.is_timeout() {
-        Cause::Unreachable("no answer in time".to_owned())
-    } else if error.source().is_none() {
+        return Cause::Unreachable("no answer in time".to_owned());
+    }
+    let mut deepest = error.source();
+    while let Some(inner) = deepest.and_then(StdError::source) {
+        deepest = Some(inner);
+    }
+    Cause::Unreachable(match deepest {
+        Some(deepest) => deepest.to_string(),
         // Without its sources a reqwest error is only the address again.
-        Cause::Unreachable("the connection failed".to_owned())
-    } else {
-        Cause::Unreachable(deepest.to_string())
+        None => "the connection failed".to_owned(),
+    })
+}
+
+fn tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    // An io::Error hides the error it wraps from `source`.
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(wrapped) => tls(wrapped),
+        None => tls(error.source()?),
     }
 }
