@@ -29,7 +29,7 @@ pub const CGROUP_NAME_LEN: usize = 128;
 /// Longest file-name suffix a glob is filtered by in the kernel.
 pub const SUFFIX_LEN: usize = 16;
 /// Deepest path walked; deeper counts as protected.
-pub const MAX_DEPTH: u32 = 320;
+pub const MAX_DEPTH: u32 = 64;
 
 /// What a governed process tries, as bits: an `open(O_RDWR)` is READ and WRITE at once.
 pub mod action {

@@ -31,7 +31,7 @@ use syshold_protocol::Outstanding;
 use syshold_protocol::ids::{DecisionId, RequestId, Subject, UnixMs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use uuid::Uuid;
 
 use crate::approver::client::{self, Approver};
@@ -201,7 +201,8 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
     };
     driver.begin().await?;
     let mut stop = Stops::listen().map_err(DriverError::Signals)?;
-    let mut tick = interval(TICK);
+    // The first canary round has a second to be seen.
+    let mut tick = interval_at(Instant::now() + TICK, TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ready(&driver.headline());
     loop {

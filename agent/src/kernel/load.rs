@@ -231,6 +231,7 @@ fn attach(
             program.take_link(id).map_err(failed)?.into()
         }
     };
+    tracing::debug!(name, "attached");
     pin(link, &links.join(name))?;
     Ok(true)
 }
