@@ -104,7 +104,7 @@ impl Slack {
         for id in ids {
             match desk.sheet(id, now()).await {
                 Ok(Some(sheet)) if sheet.filed.phase == RequestPhase::Waiting => {
-                    waiting.push(sheet)
+                    waiting.push(sheet);
                 }
                 Ok(_) => {}
                 Err(error) => tracing::error!(%id, %error, "no notification"),

@@ -145,15 +145,14 @@ pub(super) fn detail(
                 span { "asked " (ago(now.since(approval.created_at))) " ago" }
                 @if approval.need > 1 { span { (approval.have) " of " (approval.need) " approvals" } }
             }
-            h2 { "What happens" }
-            (standing(approval, now))
-            @if let (RequestPhase::Waiting | RequestPhase::Late, Some(why)) = (approval.state, &approval.why_not) {
-                div.banner.warn { strong { "You cannot approve this" } (sentence(why)) }
-            }
-            @if approval.may_approve || approval.may_deny { (forms(csrf, approval)) }
-            h2 { "To what" }
             div.object.mono { (render::object(object)) }
-            h2 { "Facts from the kernel" }
+        @if let Some(why) = fact(approval, "Why it is held") { p { (why) } }
+        (standing(approval, now))
+        @if let (RequestPhase::Waiting | RequestPhase::Late, Some(why)) = (approval.state, &approval.why_not) {
+            div.banner.warn { strong { "You cannot approve this" } (sentence(why)) }
+        }
+        @if approval.may_approve || approval.may_deny { (forms(csrf, approval)) }
+        h2 { "Facts, from the kernel and the policy" }
             dl.facts.card {
                 @for fact in &approval.facts { div { dt { (fact.label) } dd { (fact.value) } } }
             }
@@ -162,6 +161,11 @@ pub(super) fn detail(
             }
         },
     )
+}
+
+fn fact<'a>(approval: &'a Approval, label: &str) -> Option<&'a str> {
+    let found = approval.facts.iter().find(|fact| fact.label == label);
+    found.map(|fact| fact.value.as_str())
 }
 
 /// Where the request stands, in one box.
@@ -173,7 +177,7 @@ fn standing(approval: &Approval, now: UnixMs) -> Markup {
         RequestPhase::Waiting => html! {
             div.banner {
                 strong { "Held: " (left(approval.expires_at.since(now))) " left" }
-                "Without an answer by " (approval.expires_at) " the call fails."
+                "Without an answer by " (clock(approval.expires_at)) " the call fails."
                 @if approval.waiting > 1 { " One approval covers the " (approval.waiting) " identical holds waiting." }
                 @if !approval.approvals.is_empty() { " Approved so far: " (who(&approval.approvals)) "." }
             }
@@ -181,7 +185,7 @@ fn standing(approval: &Approval, now: UnixMs) -> Markup {
         RequestPhase::Late => html! {
             div.banner.warn {
                 strong { "The hold is over: the call has failed" }
-                "An approval by " (approval.expires_at) " is still good for one retry."
+                "An approval by " (clock(approval.expires_at)) " is still good for one retry."
                 @if !approval.approvals.is_empty() { " Approved so far: " (who(&approval.approvals)) "." }
             }
         },
@@ -226,7 +230,7 @@ fn granted(approval: &Approval) -> String {
         (Lifespan::Single, Some(uses), _) => render::scope(Scope::Once, uses),
         (Lifespan::Process, _, _) => render::scope(Scope::Process, 1),
         (Lifespan::Session, _, _) => render::scope(Scope::Session, 1),
-        (_, _, Some(expires_at)) => format!("until {expires_at}"),
+        (_, _, Some(expires_at)) => format!("until {}", clock(expires_at)),
         _ => String::new(),
     }
 }
@@ -364,6 +368,13 @@ fn left(ms: u64) -> String {
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         _ => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
     }
+}
+
+/// The time of day; the pages are about the next minutes.
+fn clock(time: UnixMs) -> String {
+    let text = time.to_string();
+    text.get(11..19)
+        .map_or(text.clone(), |clock| format!("{clock} UTC"))
 }
 
 /// Time passed, in its largest unit.

@@ -261,7 +261,7 @@ async fn a_poll_waits_and_wakes() {
         600_000,
         "a time limit starts at the approval"
     );
-    assert_eq!(grant.objects, [request.action.object.clone()]);
+    assert_eq!(grant.objects, std::slice::from_ref(&request.action.object));
     assert_eq!(
         decision.request_sha256,
         dsse::seal(&request, &host.key).unwrap().payload_sha256

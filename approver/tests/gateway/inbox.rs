@@ -395,7 +395,7 @@ async fn pages_run_nothing_and_hide_nothing() {
         .await;
     let unverified = detail.find("Unverified").unwrap();
     assert!(
-        detail.find("Facts from the kernel").unwrap() < unverified,
+        detail.find("Facts, from the kernel").unwrap() < unverified,
         "what the agent says comes last"
     );
 }

@@ -7,6 +7,7 @@
 
 mod adversary;
 mod command_line;
+mod docs;
 mod evidence;
 mod host_table;
 mod inbox;
