@@ -120,13 +120,22 @@ fn host(raw: &RawHost, notes: &mut Notes<'_>) -> Host {
 }
 
 fn failure(raw: &RawFailure, notes: &mut Notes<'_>) -> Failure {
-    let mut fallback = |text: Option<&Text>| {
-        let words = [("deny", Fallback::Deny), ("allow", Fallback::Allow)];
-        one_of(text, &words, notes).unwrap_or(Fallback::Deny)
-    };
-    Failure {
-        on_timeout: fallback(raw.on_timeout.as_ref()),
-        on_unreachable: fallback(raw.on_unreachable.as_ref()),
-        on_daemon_loss: fallback(raw.on_daemon_loss.as_ref()),
+    let on_daemon_loss = fallback(raw.on_daemon_loss.as_ref(), notes);
+    if let (Fallback::Allow, Some(text)) = (on_daemon_loss, &raw.on_daemon_loss) {
+        notes.error(
+            &text.span(),
+            "\"allow\" is not supported yet by this version: without the daemon the kernel denies",
+            "write \"deny\", or leave it out",
+        );
     }
+    Failure {
+        on_timeout: fallback(raw.on_timeout.as_ref(), notes),
+        on_unreachable: fallback(raw.on_unreachable.as_ref(), notes),
+        on_daemon_loss,
+    }
+}
+
+fn fallback(text: Option<&Text>, notes: &mut Notes<'_>) -> Fallback {
+    let words = [("deny", Fallback::Deny), ("allow", Fallback::Allow)];
+    one_of(text, &words, notes).unwrap_or(Fallback::Deny)
 }

@@ -44,11 +44,6 @@ fn openings(raw: &RawPolicy, failure: Failure, notes: &mut Notes<'_>) {
             raw.failure.on_unreachable.as_ref(),
             failure.on_unreachable,
         ),
-        (
-            "on_daemon_loss",
-            raw.failure.on_daemon_loss.as_ref(),
-            failure.on_daemon_loss,
-        ),
     ];
     for (key, text, fallback) in keys {
         if let (Some(text), Fallback::Allow) = (text, fallback) {

@@ -54,6 +54,7 @@ fn every_mistake_is_named_and_marked_and_has_a_fix() {
         ("", r#"[host]; ledger = "/var/*.db""#, r#""/var"#, "not a pattern", "whole path"),
         ("", r#"[host]; legder = "/x""#, "legder", "unknown key", "`ledger`"),
         ("", r#"[failure]; on_timeout = "no""#, r#""no""#, "not one of", "use one of"),
+        ("", r#"[failure]; on_daemon_loss = "allow""#, r#""allow""#, "not supported yet", "deny"),
         ("", r#"[[govern]]; name = "b""#, "[[govern]]", "`owner` is missing", "owner = "),
         ("", r#"[[govern]]; name = "bot"; owner = "o""#, r#""bot""#, "another agent", "own name"),
         ("", r#"[[govern]]; name = "a b"; owner = "o""#, r#""a b""#, "not a name", "64 letters"),
