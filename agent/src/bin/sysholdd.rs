@@ -14,7 +14,7 @@ use syshold_agent::kernel::{self, Kernel};
 use syshold_agent::park::{CGROUP_ROOT, Parking};
 use syshold_agent::policy::{self, Policy};
 use syshold_agent::rules::BuiltIn;
-use syshold_ledger::{HostName, Ledger};
+use syshold_ledger::{ClockState, HostName, Ledger, Options};
 use tokio::sync::mpsc;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -73,7 +73,11 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
     if let Err(error) = kernel::stop_dumps() {
         tracing::warn!(%error, "core dumps of this daemon are not prevented");
     }
-    let ledger = Ledger::open(&policy.host().ledger, HostName::of_this_machine()?)?;
+    let ledger = Ledger::open_with(
+        &policy.host().ledger,
+        HostName::of_this_machine()?,
+        ledger_options(),
+    )?;
     let kernel = Kernel::load(Path::new(kernel::PINS))?;
     kernel::trim_memory();
     let mut parking = Parking::default();
@@ -121,6 +125,20 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
     })
     .await?;
     Ok(())
+}
+
+fn ledger_options() -> Options {
+    let clock = || {
+        let (synced, maxerror_us) = kernel::clock_state()?;
+        Some(ClockState {
+            synced,
+            maxerror_us,
+        })
+    };
+    Options {
+        clock: Some(Box::new(clock)),
+        ..Options::default()
+    }
 }
 
 /// Where the gateway listens: no governed process may go there.

@@ -29,7 +29,7 @@ use tokio::io::unix::AsyncFd;
 
 pub use load::{LoadError, PINS, Program};
 pub use mmap::map_and_unmap;
-pub use process::{continue_process, stop_dumps, trim_memory};
+pub use process::{clock_state, continue_process, stop_dumps, trim_memory};
 
 use crate::gate::Verdict;
 use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request, Transport};

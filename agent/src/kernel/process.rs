@@ -1,4 +1,4 @@
-//! Two syscalls nobody wraps.
+//! A few syscalls nobody wraps.
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -52,5 +52,29 @@ pub fn trim_memory() {
     // SAFETY: no pointers; may be called at any time.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// What the kernel thinks of its clock: whether it is synchronised, and its largest error in
+/// microseconds (adjtimex(2)). Auditors want both beside a time stamp.
+#[must_use]
+pub fn clock_state() -> Option<(bool, u64)> {
+    // SAFETY: all zero is a valid timex: with `modes` 0 nothing is changed.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid, exclusive pointer for the length of the call.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    let maxerror = u64::try_from(timex.maxerror).ok()?;
+    (state >= 0).then_some((state != libc::TIME_ERROR, maxerror))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_has_an_opinion_of_itself() {
+        let (_, maxerror_us) = clock_state().unwrap();
+        // The kernel's own cap: MAXPHASE grows at 500 ppm up to 16 s (NTP_PHASE_LIMIT).
+        assert!(maxerror_us <= 16_000_000, "{maxerror_us}");
     }
 }
