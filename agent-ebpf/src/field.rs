@@ -54,11 +54,12 @@ pub unsafe fn copy<T>(from: *const T) -> Option<T> {
 }
 
 /// Atomic addition; the value before. The target has no compare-and-swap, so `core::sync::atomic`
-/// offers none of this.
+/// offers none of this. Relaxed would do, but LLVM makes of that an instruction that does not
+/// fetch, and what it "returns" is `by`: hold ids would all be the same.
 ///
 /// # Safety
 /// `word` is an aligned word of a map value.
 #[inline(always)]
 pub unsafe fn add(word: *mut u64, by: u64) -> u64 {
-    core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(word, by)
+    core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(word, by)
 }
