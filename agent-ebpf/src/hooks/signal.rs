@@ -17,6 +17,7 @@ const SIGNAL_EVERY_NS: u64 = 1_000_000;
 #[btf_tracepoint(function = "signal_generate")]
 pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     const SIGCONT: u32 = 18;
+    const SIGSTOP: u32 = 19;
     const SEND_SIG_PRIV: u64 = 1;
     const TRACE_SIGNAL_DELIVERED: u32 = 0;
     let sig: u32 = ctx.arg(0);
@@ -24,8 +25,9 @@ pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     let task: Kernel = ctx.arg(2);
     let group: u32 = ctx.arg(3);
     let result: u32 = ctx.arg(4);
-    // Our own pair is sent with SEND_SIG_PRIV.
-    if sig == SIGCONT || info == SEND_SIG_PRIV || result != TRACE_SIGNAL_DELIVERED {
+    // Our own pair: SIGSTOP and SIGCONT by the kernel itself. Timers and terminals signal so too.
+    let ours = sig == SIGSTOP && info == SEND_SIG_PRIV;
+    if sig == SIGCONT || ours || result != TRACE_SIGNAL_DELIVERED {
         return 0;
     }
     // SAFETY: a task_struct, by the tracepoint's prototype.
