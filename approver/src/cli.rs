@@ -3,7 +3,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::json;
@@ -11,7 +11,7 @@ use syshold_ledger::cli::LedgerArgs;
 use syshold_protocol::{EnrolToken, HostId, Subject, UnixMs};
 
 use crate::config::{self, Config, ConfigError};
-use crate::evidence::EvidenceError;
+use crate::evidence::{self, EvidenceError};
 use crate::host_api::now;
 use crate::keys::{Keys, KeysError};
 use crate::serve::{Gateway, ServeError};
@@ -20,8 +20,6 @@ use crate::store::people::{Account, AccountError};
 use crate::store::{Store, StoreError};
 use crate::token::{PERSONAL, Secret};
 
-/// The gateway's ledger, where the configuration does not put it elsewhere.
-const LEDGER: &str = "/var/lib/syshold-approver/ledger.db";
 /// sysexits.h: EX_CONFIG.
 const EXIT_CONFIG: u8 = 78;
 
@@ -165,14 +163,6 @@ enum Failure {
     Json(#[from] serde_json::Error),
 }
 
-/// The command line, read; wrong words end the program with their usage.
-pub fn parse() -> Args {
-    let command = Args::command().mut_subcommand("ledger", |sub| {
-        sub.mut_arg("db", |db| db.default_value(LEDGER))
-    });
-    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
-}
-
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     match execute(args) {
@@ -209,7 +199,10 @@ fn execute(args: Args) -> Result<ExitCode, Failure> {
         Verb::EnrolToken { minutes, out } => enrol_token(&config, minutes, &out)?,
         Verb::Accounts(verb) => accounts(&config, verb)?,
         Verb::Hosts(verb) => hosts(&config, verb)?,
-        Verb::Ledger(args) => return Ok(syshold_ledger::cli::run(&args)),
+        Verb::Ledger(args) => {
+            let db = config.dir.join(evidence::FILE);
+            return Ok(syshold_ledger::cli::run_at(&args, &db));
+        }
         Verb::Check => {
             writeln!(io::stdout(), "{}: good", path.display())?;
         }
@@ -240,7 +233,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
     runtime.block_on(async {
         let signal = stop_signal().map_err(Failure::Runtime)?;
         let gateway = Gateway::start(config).await?;
-        tracing::info!(hosts = %gateway.hosts, people = %gateway.people, inbox = config.inbox_url, "ready");
+        tracing::info!(hosts = %gateway.hosts, people = %gateway.people, inbox = gateway.inbox_url, "ready");
         let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
         gateway
             .until(async {

@@ -21,8 +21,8 @@ pub struct Config {
     pub names: Vec<String>,
     pub host_listen: SocketAddr,
     pub people_listen: SocketAddr,
-    /// What people's browsers are sent to; no slash at its end.
-    pub inbox_url: String,
+    /// What people's browsers are sent to, if the file says so; no slash at its end.
+    pub inbox_url: Option<String>,
     /// A certificate of your own for the people listener, in place of the one this gateway makes.
     pub people_tls: Option<TlsFiles>,
     pub slack_webhook_url_file: Option<PathBuf>,
@@ -153,12 +153,7 @@ impl Config {
                     "write it as people's browsers reach it, such as \"https://approver.example.com:8444\"",
                 ));
             }
-            Some(url) => url.into_inner().trim_end_matches('/').to_owned(),
-            None => format!(
-                "https://{}:{}",
-                names.first().map_or("127.0.0.1", String::as_str),
-                people_listen.port()
-            ),
+            url => url.map(|url| url.into_inner().trim_end_matches('/').to_owned()),
         };
         let people_tls = match (raw.people_tls_cert, raw.people_tls_key) {
             (None, None) => None,
@@ -193,6 +188,14 @@ impl Config {
             slack_webhook_url_file: absolute(raw.slack_webhook_url_file, &at)?,
             max_pending_per_host,
         })
+    }
+
+    /// The inbox as people reach it; `kept` are the names given to `init`.
+    pub fn inbox_url(&self, kept: &[String]) -> String {
+        let name = self.names.first().or(kept.first());
+        let name = name.map_or("127.0.0.1", String::as_str);
+        let made = || format!("https://{name}:{}", self.people_listen.port());
+        self.inbox_url.clone().unwrap_or_else(made)
     }
 
     /// The names in the certificate: the configured ones and those of the machine itself.

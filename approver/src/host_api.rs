@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequestParts as _, Path, Query, Request as HttpRequest, State};
+use axum::extract::{FromRequestParts, Path, Query, Request as HttpRequest, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -135,12 +135,7 @@ async fn enrol(State(api): State<HostApi>, body: Body) -> Result<Response, Fault
     }
 }
 
-async fn file(
-    State(api): State<HostApi>,
-    Path(id): Path<String>,
-    body: Body,
-) -> Result<StatusCode, Fault> {
-    let id = request_id(&id)?;
+async fn file(State(api): State<HostApi>, Id(id): Id, body: Body) -> Result<StatusCode, Fault> {
     let bytes = http::body(body).await?;
     let (host, opened) = open::<Request>(&api.desk, &bytes).await?;
     let request = opened.value;
@@ -196,10 +191,9 @@ struct Wait {
 
 async fn decision(
     State(mut api): State<HostApi>,
-    Path(id): Path<String>,
+    Id(id): Id,
     request: HttpRequest,
 ) -> Result<Response, Fault> {
-    let id = request_id(&id)?;
     let (mut parts, _) = request.into_parts();
     let host = caller(&api.desk, &parts).await?;
     let Query(Wait { wait, after }) = Query::from_request_parts(&mut parts, &())
@@ -244,22 +238,16 @@ async fn decision(
 
 async fn withdraw(
     State(api): State<HostApi>,
-    Path(id): Path<String>,
+    Id(id): Id,
     request: HttpRequest,
 ) -> Result<StatusCode, Fault> {
-    let id = request_id(&id)?;
     let (parts, _) = request.into_parts();
     let host = caller(&api.desk, &parts).await?;
     api.desk.withdraw(id, host.id, now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn outcome(
-    State(api): State<HostApi>,
-    Path(id): Path<String>,
-    body: Body,
-) -> Result<StatusCode, Fault> {
-    let id = request_id(&id)?;
+async fn outcome(State(api): State<HostApi>, Id(id): Id, body: Body) -> Result<StatusCode, Fault> {
     let bytes = http::body(body).await?;
     let (_, opened) = open::<Outcome>(&api.desk, &bytes).await?;
     if opened.value.v != VERSION || opened.value.request_id != id {
@@ -398,6 +386,19 @@ pub fn request_id(text: &str) -> Result<RequestId, Fault> {
     let id: Option<RequestId> = text.parse().ok();
     id.filter(|id| id.to_string() == text)
         .ok_or_else(Fault::not_found)
+}
+
+/// The request id of a path.
+pub(crate) struct Id(pub(crate) RequestId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let Path(text) = path.map_err(|_| Fault::not_found())?;
+        request_id(&text).map(Self)
+    }
 }
 
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

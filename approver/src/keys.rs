@@ -111,6 +111,11 @@ impl Keys {
         &self.ca_pem
     }
 
+    /// The names given to `init`.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// What an enrolment token carries: SHA-256 of the CA certificate's DER.
     pub fn ca_sha256(&self) -> Digest {
         Digest::of(&self.ca_der)

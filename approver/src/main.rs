@@ -1,8 +1,9 @@
 //! `syshold-approver`: see [`syshold_approver::cli`].
 use std::process::ExitCode;
 
-use syshold_approver::cli::{parse, run};
+use clap::Parser as _;
+use syshold_approver::cli::{Args, run};
 
 fn main() -> ExitCode {
-    run(parse())
+    run(Args::parse())
 }

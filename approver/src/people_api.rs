@@ -30,7 +30,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequestParts, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::{get, post};
@@ -43,7 +43,7 @@ use syshold_protocol::{
 };
 
 use crate::desk::{Desk, Sheet, Voice};
-use crate::host_api::{now, request_id};
+use crate::host_api::{Id, now};
 use crate::http::{self, Fault};
 use crate::judge::{self, Answer, Case, Step};
 use crate::render::{self, Fact};
@@ -126,12 +126,9 @@ async fn list(
 async fn show(
     State(desk): State<Arc<Desk>>,
     person: Person,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<Approval>, Fault> {
-    let sheet = desk
-        .sheet(request_id(&id)?, now())
-        .await?
-        .ok_or_else(Fault::not_found)?;
+    let sheet = desk.sheet(id, now()).await?.ok_or_else(Fault::not_found)?;
     Ok(Json(Approval::new(sheet, &person.account)))
 }
 
@@ -146,7 +143,7 @@ struct Approve {
 async fn approve(
     State(desk): State<Arc<Desk>>,
     person: Person,
-    Path(id): Path<String>,
+    Id(id): Id,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Answered>, Fault> {
@@ -160,7 +157,7 @@ async fn approve(
         scope: asked.scope,
         rendered: asked.rendered_sha256,
     };
-    answer_with(&desk, request_id(&id)?, person.voice(reason), answer).await
+    answer_with(&desk, id, person.voice(reason), answer).await
 }
 
 #[derive(Deserialize)]
@@ -172,20 +169,14 @@ struct Deny {
 async fn deny(
     State(desk): State<Arc<Desk>>,
     person: Person,
-    Path(id): Path<String>,
+    Id(id): Id,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Answered>, Fault> {
     let asked: Deny = read(&headers, body).await?;
     let reason = clean_reason(&asked.reason)?
         .ok_or_else(|| Fault::unacceptable("a denial needs a reason"))?;
-    answer_with(
-        &desk,
-        request_id(&id)?,
-        person.voice(Some(reason)),
-        Answer::Deny,
-    )
-    .await
+    answer_with(&desk, id, person.voice(Some(reason)), Answer::Deny).await
 }
 
 async fn answer_with(

@@ -63,6 +63,8 @@ pub struct Gateway {
     pub hosts: SocketAddr,
     /// See `hosts`.
     pub people: SocketAddr,
+    /// What people's browsers are sent to.
+    pub inbox_url: String,
     desk: Arc<Desk>,
     stopping: watch::Sender<bool>,
     handles: [Handle<SocketAddr>; 2],
@@ -85,10 +87,11 @@ impl Gateway {
 
         let (stopping, stop) = watch::channel(false);
         let (filed, announced) = mpsc::channel(1024);
+        let inbox_url = config.inbox_url(keys.names());
         let slack = config
             .slack_webhook_url_file
             .as_deref()
-            .map(|path| Slack::from_file(path, &config.inbox_url))
+            .map(|path| Slack::from_file(path, &inbox_url))
             .transpose()?;
         let api = HostApi {
             desk: Arc::clone(&desk),
@@ -134,6 +137,7 @@ impl Gateway {
         Ok(Self {
             hosts,
             people,
+            inbox_url,
             desk,
             stopping,
             handles: [hosts_handle, people_handle],

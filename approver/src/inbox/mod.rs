@@ -103,7 +103,11 @@ async fn detail(
     let object = sheet.filed.request.action.object.clone();
     let approval = Approval::new(sheet, account);
     let (status, notice) = match notice.map(Fault::into_parts) {
-        Some((status, text)) => (status, Some(Notice(text))),
+        // Decided, and waiting for the ledger.
+        Some((status @ StatusCode::SERVICE_UNAVAILABLE, text)) => {
+            (status, Some(Notice("Not yet", text)))
+        }
+        Some((status, text)) => (status, Some(Notice("Your answer did nothing", text))),
         None => (StatusCode::OK, None),
     };
     let view = pages::detail(account, csrf, &approval, &object, notice.as_ref(), now());
@@ -236,6 +240,7 @@ async fn login(
         None => {
             tracing::warn!("sign-in refused");
             let notice = Notice(
+                "Not signed in",
                 "That token is not valid. Ask whoever runs the gateway for a new one.".to_owned(),
             );
             Ok(page(

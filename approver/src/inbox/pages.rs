@@ -14,7 +14,7 @@ use crate::store::requests::word;
 pub(super) const MARK: &str = include_str!("mark.svg");
 
 /// Why an answer did nothing.
-pub(super) struct Notice(pub(super) String);
+pub(super) struct Notice(pub(super) &'static str, pub(super) String);
 
 /// A page that loads itself again at once.
 pub(super) fn reload() -> Markup {
@@ -37,7 +37,7 @@ pub(super) fn login(next: &str, notice: Option<&Notice>) -> Markup {
                 (PreEscaped(MARK))
                 h1 { "Syshold inbox" }
                 p.soft { "Sign in with your personal token to answer what agents on your hosts ask." }
-                @if let Some(Notice(text)) = notice { div.banner.bad role="alert" { strong { "Not signed in" } (text) } }
+                @if let Some(Notice(title, text)) = notice { div.banner.bad role="alert" { strong { (title) } (text) } }
                 form.card method="post" action="/login" {
                     input type="hidden" name="next" value=(next);
                     input type="hidden" name="username" value="syshold" autocomplete="username";
@@ -136,7 +136,7 @@ pub(super) fn detail(
         refresh,
         Some((account, csrf)),
         html! {
-            @if let Some(Notice(text)) = notice { div.banner.bad role="alert" { strong { "Your answer did nothing" } (text) } }
+            @if let Some(Notice(title, text)) = notice { div.banner.bad role="alert" { strong { (title) } (text) } }
             p.small { a href="/" { "← Inbox" } }
             h1 { (approval.title) }
             div.meta {

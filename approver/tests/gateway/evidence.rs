@@ -93,6 +93,15 @@ async fn every_way_a_request_can_end_is_in_it_and_it_proves_itself() {
         "timeout"
     );
     assert_eq!(expired.verdict, DecisionVerdict::Expired);
+    let dir_text = dir.path().display().to_string();
+    let shown = std::process::Command::new(env!("CARGO_BIN_EXE_syshold-approver"))
+        .args(["--dir", &dir_text, "ledger", "verify"])
+        .output()
+        .unwrap();
+    assert!(
+        shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("clean"),
+        "{shown:?}"
+    );
     let report = verify(&ledger(dir.path()), |_, _| {}).unwrap();
     assert_eq!(report.exit(), Exit::Clean, "{report:?}");
 }

@@ -122,7 +122,10 @@ async fn error_answers() {
         404
     );
     assert_eq!(problem(bob.deny(unknown).await).await.0, 404);
-    assert_eq!(problem(bob.get("/v1/approvals/x").await).await.0, 404);
+    for bad in ["x", "%FF", "%2e%2e", &id.to_string().to_uppercase()] {
+        let answer = bob.get(&format!("/v1/approvals/{bad}")).await;
+        assert_eq!(problem(answer).await.0, 404, "{bad}");
+    }
 
     let scope = |scope: &str| json!({"scope": scope, "rendered_sha256": digest});
     for bad in ["session", "11m"] {
