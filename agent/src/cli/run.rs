@@ -1,13 +1,14 @@
 //! `syshold run`: this process becomes governed, and only then turns into the command.
 //!
-//! It never forks, so the terminal, job control and the exit status stay the command's own.
-//! Where systemd is there, it moves into a scope of its own with a delegated cgroup first, so
-//! that parking threads disturbs nothing else in the session.
+//! It stays one process from the shell's child to the command, so the terminal, job control and
+//! the exit status are the command's own. Where systemd is there, it moves into a scope of its
+//! own with a delegated cgroup first, so that parking threads disturbs nothing else.
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -15,6 +16,10 @@ use super::Outcome;
 use super::daemon::{DaemonError, call_once};
 use super::failure::{Exit, Failure};
 use crate::control::{Call, Reply};
+use crate::enrich::parse;
+
+/// For systemd to move this process after it has agreed to.
+const SCOPE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -55,13 +60,9 @@ impl Failure for RunError {
 }
 
 pub(super) fn run(socket: &Path, args: RunArgs) -> Outcome {
-    if !args.no_scope
-        && let Ok(own) = std::env::current_exe()
-        && let Some(mut scope) = scope(&args.agent)
-    {
-        // Comes back only if it fails, and it has been tried: go on without a scope.
-        let failed = inside(&mut scope, &own, socket, &args).exec();
-        eprintln!("syshold: no scope of its own for this command ({failed})");
+    if !args.no_scope {
+        // Without one, threads wait below the present cgroup: `syshold status` says how.
+        enter_scope(&args.agent);
     }
     match call_once(socket, &Call::Govern { agent: args.agent }).map_err(RunError::from)? {
         Reply::Governed { .. } => {}
@@ -73,48 +74,39 @@ pub(super) fn run(socket: &Path, args: RunArgs) -> Outcome {
     Err(RunError::Exec { command, source }.into())
 }
 
-/// This same command line, in the scope.
-fn inside<'a>(
-    scope: &'a mut Command,
-    own: &Path,
-    socket: &Path,
-    args: &RunArgs,
-) -> &'a mut Command {
-    scope
-        .arg(own)
-        .arg("--socket")
-        .arg(socket)
-        .args(["run", "--no-scope", "--agent", &args.agent, "--"])
-        .args(&args.command)
-}
-
-/// `systemd-run` with all options, if it is known to work here: it becomes the command in place
-/// (`--scope`), so a failure could not be taken back.
-fn scope(agent: &str) -> Option<Command> {
+/// Has systemd move this very process into a scope with a delegated cgroup, and waits for it:
+/// once governed, its threads must not be moved while they are parked.
+fn enter_scope(agent: &str) {
     if !Path::new("/run/systemd/system").is_dir() {
-        return None;
+        return;
     }
-    // What some versions of systemd-run would expand must arrive as it is.
-    const PROBE: &str = "${HOME}%h";
-    let tried = systemd_run(agent)
-        .args(["--", "printf", "%s", PROBE])
+    let pid = std::process::id().to_string();
+    let unit = format!("syshold-{agent}-{pid}.scope");
+    let mut call = Command::new("busctl");
+    if !nix::unistd::geteuid().is_root() {
+        call.arg("--user");
+    }
+    call.args(["call", "--quiet", "--timeout=5"])
+        .args(["org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
+        .args(["org.freedesktop.systemd1.Manager", "StartTransientUnit"])
+        .args(["ssa(sv)a(sa(sv))", &unit, "fail", "4"])
+        .args(["PIDs", "au", "1", &pid])
+        .args(["Description", "s", &format!("Syshold: agent {agent}")])
+        .args(["Delegate", "b", "true"])
+        .args(["CollectMode", "s", "inactive-or-failed", "0"])
         .stdin(Stdio::null())
-        .output()
-        .ok()?;
-    (tried.status.success() && tried.stdout == PROBE.as_bytes()).then(|| {
-        let mut command = systemd_run(agent);
-        command.arg("--");
-        command
-    })
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if !call.status().is_ok_and(|status| status.success()) {
+        return;
+    }
+    let until = Instant::now() + SCOPE;
+    while Instant::now() < until && !in_unit(&unit) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
-fn systemd_run(agent: &str) -> Command {
-    let mut command = Command::new("systemd-run");
-    if !nix::unistd::geteuid().is_root() {
-        command.arg("--user");
-    }
-    command
-        .args(["--scope", "--quiet", "--collect", "--property=Delegate=yes"])
-        .arg(format!("--description=Syshold: governed agent {agent}"));
-    command
+fn in_unit(unit: &str) -> bool {
+    let text = std::fs::read("/proc/self/cgroup").unwrap_or_default();
+    parse::cgroup(&text).is_some_and(|path| path.ends_with(unit.as_bytes()))
 }

@@ -109,6 +109,11 @@ impl Driver {
             return;
         }
         let unit = format!("syshold-{agent}-{pid}.scope");
+        let own = fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        if crate::enrich::parse::cgroup(&own).is_some_and(|path| path.ends_with(unit.as_bytes())) {
+            // `syshold run` has seen to it.
+            return;
+        }
         let pid = pid.to_string();
         let spawned = tokio::process::Command::new("busctl")
             .args([

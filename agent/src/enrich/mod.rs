@@ -457,7 +457,10 @@ mod tests {
             .spawn()
             .unwrap();
         // In the middle of an exec it has a new program and no arguments yet.
-        while std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().is_empty() {
+        while std::fs::read(format!("/proc/{}/cmdline", child.id()))
+            .unwrap()
+            .is_empty()
+        {
             std::thread::yield_now();
         }
         child
