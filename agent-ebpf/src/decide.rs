@@ -13,8 +13,8 @@ use aya_ebpf::helpers::{
 };
 use syshold_abi::{
     Event, HEARTBEAT_STALE_NS, Key, MAX_AGENTS, MAX_NET_RULES, PATH_LEN, PATH_RULES, Pending,
-    SPIN_GAP_NS, SPIN_LIMIT_NS, VERDICT_SLOTS, WAKE_AGAIN_NS, action, cause, count, daemon, event, hook, mode,
-    published, verdict,
+    SPIN_GAP_NS, SPIN_LIMIT_NS, VERDICT_SLOTS, WAKE_AGAIN_NS, action, cause, count, daemon, event,
+    hook, mode, published, verdict,
 };
 
 use crate::{
@@ -150,7 +150,9 @@ pub unsafe fn decide(
 /// First match wins; no match: user space decides.
 #[inline(always)]
 unsafe fn network_rule(agent: u32, key: &Key) -> u32 {
-    let Some(daemon) = DAEMON.get_ptr(0) else { return verdict::DENY };
+    let Some(daemon) = DAEMON.get_ptr(0) else {
+        return verdict::DENY;
+    };
     let bank = (*daemon).bank & 1;
     let rules = (*daemon).net_rules[bank as usize];
     let port = (key.extra & 0xffff) as u16;
@@ -159,7 +161,9 @@ unsafe fn network_rule(agent: u32, key: &Key) -> u32 {
         if i >= rules {
             break;
         }
-        let Some(rule) = NET_RULES.get_ptr(bank * MAX_NET_RULES as u32 + i) else { break };
+        let Some(rule) = NET_RULES.get_ptr(bank * MAX_NET_RULES as u32 + i) else {
+            break;
+        };
         let rule = &*rule;
         let off = ((key.b ^ rule.addr_hi) & rule.mask_hi) | ((key.c ^ rule.addr_lo) & rule.mask_lo);
         if off == 0
@@ -178,9 +182,15 @@ unsafe fn network_rule(agent: u32, key: &Key) -> u32 {
 /// The strictest of what each action says of each class; a glob candidate is user space's.
 #[inline(always)]
 unsafe fn path_rule(agent: u32, what: &What) -> u32 {
-    let Some(daemon) = DAEMON.get_ptr(0) else { return verdict::DENY };
+    let Some(daemon) = DAEMON.get_ptr(0) else {
+        return verdict::DENY;
+    };
     let row = ((*daemon).bank & 1) * PATH_RULES as u32 + (agent & 63) * action::COUNT as u32;
-    let glob = if what.glob == 0 { verdict::ALLOW } else { verdict::ASK };
+    let glob = if what.glob == 0 {
+        verdict::ALLOW
+    } else {
+        verdict::ASK
+    };
     // Straight-line: the verifier of 6.1 refuses the loop the compiler makes of this.
     stricter(
         glob,
@@ -199,7 +209,11 @@ unsafe fn class_rule(row: u32, what: &What, act: u32) -> u32 {
     }
     match PATH_RULE.get_ptr(row + act.trailing_zeros()) {
         Some(rule) if what.classes & (*rule).deny == 0 => {
-            if what.classes & !(*rule).allow == 0 { verdict::ALLOW } else { verdict::ASK }
+            if what.classes & !(*rule).allow == 0 {
+                verdict::ALLOW
+            } else {
+                verdict::ASK
+            }
         }
         _ => verdict::DENY,
     }
@@ -249,7 +263,14 @@ unsafe fn hold(who: &Current, what: &What, display: Display) -> Answer {
 
 #[inline(always)]
 fn tell(who: &Current, kind: u32, id: u64) {
-    emit(&Event { kind, tid: who.tid, tgid: who.tgid, agent: who.agent(), id, ..Event::default() });
+    emit(&Event {
+        kind,
+        tid: who.tid,
+        tgid: who.tgid,
+        agent: who.agent(),
+        id,
+        ..Event::default()
+    });
 }
 
 /// Removes a hold from PENDING.
@@ -272,8 +293,12 @@ unsafe fn begin(who: &Current, what: &What, display: Display, at: u64) -> Answer
     if !somebody_decides(at) {
         return deny(who, what, cause::DAEMON_AWAY);
     }
-    let Some(id) = next_id() else { return deny(who, what, cause::FULL) };
-    let Some(blank) = BLANK.get_ptr(0) else { return deny(who, what, cause::FULL) };
+    let Some(id) = next_id() else {
+        return deny(who, what, cause::FULL);
+    };
+    let Some(blank) = BLANK.get_ptr(0) else {
+        return deny(who, what, cause::FULL);
+    };
     if PENDING.insert(&who.tid, &*blank, 0).is_err() {
         return deny(who, what, cause::FULL);
     }
@@ -323,7 +348,11 @@ unsafe fn begin(who: &Current, what: &What, display: Display, at: u64) -> Answer
 #[inline(always)]
 unsafe fn wait(pending: *mut Pending, at: u64) -> Answer {
     let fresh = (*pending).woke_ns == 0;
-    let how = if must_stop(pending, at) { mode::STOP } else { mode::PARK };
+    let how = if must_stop(pending, at) {
+        mode::STOP
+    } else {
+        mode::PARK
+    };
     (*pending).mode = how;
     if bpf_send_signal_thread(SIGSTOP) != 0 {
         return Answer::Deny;
@@ -368,17 +397,17 @@ unsafe fn must_stop(pending: *mut Pending, at: u64) -> bool {
 
 #[inline(always)]
 unsafe fn daemon_live(at: u64) -> bool {
-    DAEMON.get_ptr(0).is_some_and(|d| {
-        (*d).state == daemon::LIVE && at < (*d).heartbeat_ns + HEARTBEAT_STALE_NS
-    })
+    DAEMON
+        .get_ptr(0)
+        .is_some_and(|d| (*d).state == daemon::LIVE && at < (*d).heartbeat_ns + HEARTBEAT_STALE_NS)
 }
 
 #[inline(always)]
 unsafe fn somebody_decides(at: u64) -> bool {
     daemon_live(at)
-        || DAEMON.get_ptr(0).is_some_and(|d| {
-            (*d).state == daemon::RESTARTING && at < (*d).grace_until_ns
-        })
+        || DAEMON
+            .get_ptr(0)
+            .is_some_and(|d| (*d).state == daemon::RESTARTING && at < (*d).grace_until_ns)
 }
 
 #[inline(always)]
@@ -397,8 +426,7 @@ unsafe fn restartable(task: Kernel, hook: u32) -> Option<u32> {
     const PF_KTHREAD: u32 = 0x0020_0000;
     const TS_COMPAT: u32 = 2;
     let flags: u32 = load(task, offset!(task_flags));
-    if flags
-        & (PF_EXITING | PF_IO_WORKER | PF_DUMPCORE | PF_SIGNALED | PF_USER_WORKER | PF_KTHREAD)
+    if flags & (PF_EXITING | PF_IO_WORKER | PF_DUMPCORE | PF_SIGNALED | PF_USER_WORKER | PF_KTHREAD)
         != 0
     {
         return None;
@@ -407,7 +435,11 @@ unsafe fn restartable(task: Kernel, hook: u32) -> Option<u32> {
     let regs = bpf_task_pt_regs(task.cast_mut().cast()) as usize as Kernel;
     let nr: u64 = load(regs, offset!(regs_orig_ax));
     let nr = nr as u32;
-    let fits = if status & TS_COMPAT == 0 { native(hook, nr) } else { compat(hook, nr) };
+    let fits = if status & TS_COMPAT == 0 {
+        native(hook, nr)
+    } else {
+        compat(hook, nr)
+    };
     fits.then_some(nr)
 }
 
@@ -419,7 +451,11 @@ pub unsafe fn in_exec() -> bool {
     let status: u32 = load(task, offset!(task_status));
     let regs = bpf_task_pt_regs(task.cast_mut().cast()) as usize as Kernel;
     let nr: u64 = load(regs, offset!(regs_orig_ax));
-    if status & TS_COMPAT == 0 { matches!(nr as u32, 59 | 322) } else { matches!(nr as u32, 11 | 358) }
+    if status & TS_COMPAT == 0 {
+        matches!(nr as u32, 59 | 322)
+    } else {
+        matches!(nr as u32, 11 | 358)
+    }
 }
 
 /// x86-64 syscalls that may be held, by hook (arch/x86/entry/syscalls/syscall_64.tbl). x32
@@ -441,8 +477,23 @@ fn native(hook: u32, nr: u32) -> bool {
         // fallocate
         hook::FILE_PERMISSION => matches!(
             nr,
-            0 | 1 | 17 | 18 | 19 | 20 | 40 | 78 | 209 | 217 | 275 | 295 | 296 | 326 | 327 | 328
-                | 16 | 285
+            0 | 1
+                | 17
+                | 18
+                | 19
+                | 20
+                | 40
+                | 78
+                | 209
+                | 217
+                | 275
+                | 295
+                | 296
+                | 326
+                | 327
+                | 328
+                | 16
+                | 285
         ),
         _ => false,
     }
@@ -459,8 +510,23 @@ fn compat(hook: u32, nr: u32) -> bool {
         hook::MMAP_FILE => matches!(nr, 90 | 192),
         hook::FILE_PERMISSION => matches!(
             nr,
-            3 | 4 | 54 | 141 | 145 | 146 | 180 | 181 | 187 | 220 | 239 | 313 | 324 | 333 | 334
-                | 377 | 378 | 379
+            3 | 4
+                | 54
+                | 141
+                | 145
+                | 146
+                | 180
+                | 181
+                | 187
+                | 220
+                | 239
+                | 313
+                | 324
+                | 333
+                | 334
+                | 377
+                | 378
+                | 379
         ),
         _ => false,
     }

@@ -61,5 +61,7 @@ pub unsafe fn copy<T>(from: *const T) -> Option<T> {
 /// `word` is an aligned word of a map value.
 #[inline(always)]
 pub unsafe fn add(word: *mut u64, by: u64) -> u64 {
-    core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(word, by)
+    core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+        word, by,
+    )
 }

@@ -56,7 +56,9 @@ fn set_byte(tgid: u32, byte: u8) {
     if let Some(page) = PIDS.get_ptr_mut(tgid / PID_PAGE) {
         // SAFETY: masked to the page; one byte, one owner, no read-modify-write.
         unsafe {
-            page.cast::<u8>().add((tgid & (PID_PAGE - 1)) as usize).write_volatile(byte);
+            page.cast::<u8>()
+                .add((tgid & (PID_PAGE - 1)) as usize)
+                .write_volatile(byte);
         }
     }
 }
@@ -77,7 +79,11 @@ pub fn current(seen_by: u32) -> Who {
         }
         return Who::Daemon;
     }
-    Who::Governed(Current { tid: pid_tgid as u32, tgid, byte })
+    Who::Governed(Current {
+        tid: pid_tgid as u32,
+        tgid,
+        byte,
+    })
 }
 
 /// Takes a process under governance. Idempotent; never changes who governs it already.
@@ -88,7 +94,14 @@ pub unsafe fn govern(task: Kernel, agent: u32, why: u32) {
         return;
     }
     enter(task, tgid, agent, tgid);
-    emit(&Event { kind: event::ENTERED, tid: tgid, tgid, agent, hook: why, ..Event::default() });
+    emit(&Event {
+        kind: event::ENTERED,
+        tid: tgid,
+        tgid,
+        agent,
+        hook: why,
+        ..Event::default()
+    });
 }
 
 /// The byte first: from then on the process is governed, whatever happens to the details.
@@ -96,7 +109,13 @@ pub unsafe fn govern(task: Kernel, agent: u32, why: u32) {
 unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32) {
     set_byte(tgid, pid_byte(agent));
     let start_ns: u64 = load(task, offset!(task_start_boottime));
-    let details = Governed { start_ns, agent, root, signal_ns: 0, held: 0 };
+    let details = Governed {
+        start_ns,
+        agent,
+        root,
+        signal_ns: 0,
+        held: 0,
+    };
     if GOVERNED.insert(&tgid, &details, 0).is_ok() {
         count_governed(1);
     }
@@ -130,7 +149,9 @@ pub unsafe fn inherit(child: Kernel) {
     if tgid == parent_tgid {
         return;
     }
-    let root = GOVERNED.get(&parent_tgid).map_or(parent_tgid, |parent| parent.root);
+    let root = GOVERNED
+        .get(&parent_tgid)
+        .map_or(parent_tgid, |parent| parent.root);
     enter(child, tgid, u32::from(byte) - 1, root);
 }
 
@@ -154,22 +175,42 @@ pub unsafe fn exit(task: Kernel) {
     if let Some(pending) = PENDING.get_ptr(&tid) {
         let id = (*pending).id;
         forget(tid, tgid);
-        emit(&Event { kind: event::ABANDONED, tid, tgid, id, ..Event::default() });
+        emit(&Event {
+            kind: event::ABANDONED,
+            tid,
+            tgid,
+            id,
+            ..Event::default()
+        });
     }
     if live == 0 {
         set_byte(tgid, PID_FREE);
         if GOVERNED.remove(&tgid).is_ok() {
             count_governed(-1);
         }
-        tell_process(event::EXITED, tid, tgid, load(task, offset!(task_start_boottime)));
+        tell_process(
+            event::EXITED,
+            tid,
+            tgid,
+            load(task, offset!(task_start_boottime)),
+        );
     }
 }
 
 /// A governed process has changed: what was granted to it ends.
 #[inline(always)]
 fn tell_process(kind: u32, tid: u32, tgid: u32, start_ns: u64) {
-    let key = Key { a: start_ns, ..Key::default() };
-    emit(&Event { kind, tid, tgid, key, ..Event::default() });
+    let key = Key {
+        a: start_ns,
+        ..Key::default()
+    };
+    emit(&Event {
+        kind,
+        tid,
+        tgid,
+        key,
+        ..Event::default()
+    });
 }
 
 /// From here on new holds are denied and pending ones stay; unless it restarts on purpose.

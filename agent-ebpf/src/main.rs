@@ -17,7 +17,10 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "atomic addition, see field::add")]
-#![allow(unsafe_op_in_unsafe_fn, reason = "nearly every line reads kernel memory")]
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "nearly every line reads kernel memory"
+)]
 
 mod decide;
 mod field;

@@ -13,8 +13,7 @@ const MMAPABLE: u32 = 1 << 10;
 
 /// First filter of every hook: one byte a PID. Cannot be full.
 #[map]
-pub static PIDS: Array<[u8; PID_PAGE as usize]> =
-    Array::pinned(PID_LIMIT / PID_PAGE, MMAPABLE);
+pub static PIDS: Array<[u8; PID_PAGE as usize]> = Array::pinned(PID_LIMIT / PID_PAGE, MMAPABLE);
 
 /// Details of governed processes. Full → the fork fails with EAGAIN; a missing entry changes
 /// nothing about being governed (`PIDS` says that).

@@ -18,7 +18,10 @@ pub struct Classes {
 impl Classes {
     const NONE: Self = Self { sure: 0, glob: 0 };
     /// Nobody can tell: all of them, so that the strictest rule counts.
-    const ALL: Self = Self { sure: u64::MAX, glob: 0 };
+    const ALL: Self = Self {
+        sure: u64::MAX,
+        glob: 0,
+    };
 
     #[inline(always)]
     pub fn is_protected(self) -> bool {
@@ -46,7 +49,11 @@ pub unsafe fn dentry_of(path: Kernel) -> Kernel {
 #[inline(always)]
 pub unsafe fn key_of(inode: Kernel) -> InodeKey {
     let sb: Kernel = load(inode, offset!(inode_sb));
-    InodeKey { ino: load(inode, offset!(inode_ino)), dev: load(sb, offset!(sb_dev)), _pad: 0 }
+    InodeKey {
+        ino: load(inode, offset!(inode_ino)),
+        dev: load(sb, offset!(sb_dev)),
+        _pad: 0,
+    }
 }
 
 /// Regular file or directory: what has content or names to protect.
@@ -97,7 +104,11 @@ pub unsafe fn classes_below(path: Kernel, named: Kernel, from: Kernel) -> Classe
         }
         dentry = parent;
     }
-    if top && is_top(path, sb, dentry) { found } else { Classes::ALL }
+    if top && is_top(path, sb, dentry) {
+        found
+    } else {
+        Classes::ALL
+    }
 }
 
 #[inline(always)]
@@ -139,7 +150,9 @@ unsafe fn name_fits(dentry: Kernel, root: &Root) -> bool {
         return false;
     }
     let name: u64 = load(dentry, offset!(dentry_name));
-    let Some(tail) = copy((name + u64::from(len) - 16) as *const [u64; 2]) else { return true };
+    let Some(tail) = copy((name + u64::from(len) - 16) as *const [u64; 2]) else {
+        return true;
+    };
     ((tail[0] ^ root.suffix[0]) & root.mask[0]) | ((tail[1] ^ root.suffix[1]) & root.mask[1]) == 0
 }
 
@@ -154,7 +167,9 @@ pub unsafe fn name_hash(dentry: Kernel) -> u64 {
         if i * 8 >= len {
             break;
         }
-        let Some(mut word) = copy((name + u64::from(i) * 8) as *const u64) else { break };
+        let Some(mut word) = copy((name + u64::from(i) * 8) as *const u64) else {
+            break;
+        };
         let left = len - i * 8;
         if left < 8 {
             word &= (1 << (left * 8)) - 1;

@@ -1,10 +1,10 @@
 //! Protected files: opening, creating, and using descriptors that came another way.
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
+use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
 use syshold_abi::{Key, action, hook, object};
 
 use crate::{
     decide::{Answer, Display, What, decide},
-    field::{Kernel, load, offset},
+    field::{Kernel, copy, load, offset},
     identity::{Current, Who, current},
     maps::{LAST_OPEN, OPENED, Opened},
     paths::{
@@ -75,11 +75,16 @@ unsafe fn open(who: &Current, file: Kernel) -> Answer {
 /// `security_file_permission(file, mask)`: inherited and received descriptors.
 #[lsm(hook = "file_permission")]
 pub fn file_permission(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::FILE_PERMISSION) else { return 0 };
+    let Who::Governed(who) = current(hook::FILE_PERMISSION) else {
+        return 0;
+    };
     let file: Kernel = ctx.arg(0);
     let mask: u32 = ctx.arg(1);
-    let actions =
-        if mask & (MAY_WRITE | MAY_APPEND) != 0 { action::WRITE } else { action::READ };
+    let actions = if mask & (MAY_WRITE | MAY_APPEND) != 0 {
+        action::WRITE
+    } else {
+        action::READ
+    };
     // SAFETY: a file, by the hook's prototype.
     unsafe { used(&who, hook::FILE_PERMISSION, file, actions, false) }.code()
 }
@@ -90,9 +95,16 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     const PROT_WRITE: u64 = 2;
     const MAP_TYPE: u64 = 0xf;
     const MAP_PRIVATE: u64 = 2;
-    let Who::Governed(who) = current(hook::MMAP_FILE) else { return 0 };
+    let Who::Governed(who) = current(hook::MMAP_FILE) else {
+        return 0;
+    };
+    // An anonymous mapping has no file. Before 6.14 the verifier takes the argument for never
+    // NULL, drops the check of the typed pointer as dead and leaves a load that faults: so the
+    // raw argument is copied out and checked. Since then it insists on the typed check.
+    // SAFETY: the context is an array of words, the first of which is the argument.
+    let raw = unsafe { copy(ctx.as_ptr().cast::<u64>()) };
     let file: Kernel = ctx.arg(0);
-    if file.is_null() {
+    if raw.is_none_or(|raw| raw == 0) || file.is_null() {
         return 0;
     }
     let prot: u64 = ctx.arg(2);
@@ -121,7 +133,11 @@ unsafe fn used(who: &Current, hook: u32, file: Kernel, actions: u32, mmap: bool)
     decide(
         who,
         &what,
-        if mmap { Display::Path(path) } else { Display::None },
+        if mmap {
+            Display::Path(path)
+        } else {
+            Display::None
+        },
         || remembered(file, inode, actions),
         || remember(file, inode, actions),
     )
@@ -130,7 +146,9 @@ unsafe fn used(who: &Current, hook: u32, file: Kernel, actions: u32, mmap: bool)
 /// `security_path_mknod(dir, dentry, mode, dev)`: about to create.
 #[lsm(hook = "path_mknod")]
 pub fn path_mknod(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::PATH_MKNOD) else { return 0 };
+    let Who::Governed(who) = current(hook::PATH_MKNOD) else {
+        return 0;
+    };
     let dir: Kernel = ctx.arg(0);
     let dentry: Kernel = ctx.arg(1);
     // SAFETY: a path and a dentry, by the hook's prototype.
@@ -149,7 +167,13 @@ unsafe fn create(who: &Current, dir: Kernel, dentry: Kernel) -> Answer {
     what.key.kind = object::NEW_FILE;
     what.key.c = name_hash(dentry);
     let name: u64 = load(dentry, offset!(dentry_name));
-    decide(who, &what, Display::Name(name as *const u8), || false, || {})
+    decide(
+        who,
+        &what,
+        Display::Name(name as *const u8),
+        || false,
+        || {},
+    )
 }
 
 #[inline(always)]
@@ -186,7 +210,9 @@ unsafe fn opened(file: Kernel, inode: Kernel, actions: u32) -> Opened {
 
 #[inline(always)]
 unsafe fn remembered(file: Kernel, inode: Kernel, actions: u32) -> bool {
-    let Some(before) = OPENED.get_ptr(&(file as u64)) else { return false };
+    let Some(before) = OPENED.get_ptr(&(file as u64)) else {
+        return false;
+    };
     let expected = opened(file, inode, (*before).actions);
     *before == expected && actions & !expected.actions == 0
 }
@@ -195,7 +221,10 @@ unsafe fn remembered(file: Kernel, inode: Kernel, actions: u32) -> bool {
 unsafe fn remember(file: Kernel, inode: Kernel, actions: u32) {
     let mut now = opened(file, inode, actions);
     if let Some(before) = OPENED.get_ptr(&(file as u64)) {
-        let same = Opened { actions: (*before).actions, ..now };
+        let same = Opened {
+            actions: (*before).actions,
+            ..now
+        };
         if *before == same {
             now.actions |= (*before).actions;
         }

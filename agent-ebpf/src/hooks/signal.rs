@@ -37,7 +37,9 @@ pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
         if byte == PID_FREE || byte == PID_DAEMON {
             return 0;
         }
-        let Some(process) = GOVERNED.get_ptr_mut(&tgid) else { return 0 };
+        let Some(process) = GOVERNED.get_ptr_mut(&tgid) else {
+            return 0;
+        };
         let at = now();
         if (*process).held == 0 || at - (*process).signal_ns < SIGNAL_EVERY_NS {
             return 0;
@@ -50,7 +52,10 @@ pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
             tgid,
             cause: sig,
             hook: hook::SIGNAL,
-            key: Key { a: u64::from(group != 0), ..Key::default() },
+            key: Key {
+                a: u64::from(group != 0),
+                ..Key::default()
+            },
             ..Event::default()
         });
     }

@@ -24,7 +24,9 @@ const MAPPED: u64 = 0xffff_0000_0000;
 /// `security_socket_create(family, type, protocol, kern)`.
 #[lsm(hook = "socket_create")]
 pub fn socket_create(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::SOCKET_CREATE) else { return 0 };
+    let Who::Governed(who) = current(hook::SOCKET_CREATE) else {
+        return 0;
+    };
     let family: i32 = ctx.arg(0);
     let kind: i32 = ctx.arg(1);
     let protocol: i32 = ctx.arg(2);
@@ -60,13 +62,22 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
 /// `security_socket_connect(sock, address, addrlen)`: the address is the kernel's copy.
 #[lsm(hook = "socket_connect")]
 pub fn socket_connect(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::SOCKET_CONNECT) else { return 0 };
+    let Who::Governed(who) = current(hook::SOCKET_CONNECT) else {
+        return 0;
+    };
     let socket: Kernel = ctx.arg(0);
     let address: *const u8 = ctx.arg(1);
     let len: i32 = ctx.arg(2);
     // SAFETY: by the hook's prototype.
     unsafe {
-        outbound(&who, hook::SOCKET_CONNECT, action::CONNECT, socket, address, len as u32)
+        outbound(
+            &who,
+            hook::SOCKET_CONNECT,
+            action::CONNECT,
+            socket,
+            address,
+            len as u32,
+        )
     }
     .code()
 }
@@ -75,7 +86,9 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
 #[lsm(hook = "socket_sendmsg")]
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     const MSG_FASTOPEN: u32 = 0x2000_0000;
-    let Who::Governed(who) = current(hook::SOCKET_SENDMSG) else { return 0 };
+    let Who::Governed(who) = current(hook::SOCKET_SENDMSG) else {
+        return 0;
+    };
     let socket: Kernel = ctx.arg(0);
     let msg: Kernel = ctx.arg(1);
     // SAFETY: a socket and a msghdr, by the hook's prototype.
@@ -94,14 +107,30 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
             SOCK_STREAM => return 0,
             _ => action::SEND,
         };
-        outbound(&who, hook::SOCKET_SENDMSG, act, socket, address as *const u8, len)
+        outbound(
+            &who,
+            hook::SOCKET_SENDMSG,
+            act,
+            socket,
+            address as *const u8,
+            len,
+        )
     }
     .code()
 }
 
 #[inline(always)]
 fn refuse(who: &Current, hook: u32, key: Key, why: u32) -> Answer {
-    deny(who, &What { hook, key, classes: 0, glob: 0 }, why)
+    deny(
+        who,
+        &What {
+            hook,
+            key,
+            classes: 0,
+            glob: 0,
+        },
+        why,
+    )
 }
 
 /// Where to, in one form for IPv4, mapped and IPv6, and then the decision.
@@ -122,7 +151,11 @@ unsafe fn outbound(
     if matches!(own, AF_UNIX | AF_NETLINK) {
         return Answer::Go;
     }
-    let mut key = Key { kind: object::SOCKET, actions: act, ..Key::default() };
+    let mut key = Key {
+        kind: object::SOCKET,
+        actions: act,
+        ..Key::default()
+    };
     let Some(family) = copy(address.cast::<u16>()) else {
         return refuse(who, hook, key, cause::UNREADABLE);
     };
@@ -159,8 +192,16 @@ unsafe fn outbound(
     let protocol: u16 = load(sk, offset!(sk_protocol));
     key.extra |= u64::from(protocol) << 16;
     key.a = bpf_get_socket_cookie(sk.cast_mut());
-    let what = What { hook, key, classes: 0, glob: 0 };
-    let destination = Destination { key, agent: u64::from(who.agent()) };
+    let what = What {
+        hook,
+        key,
+        classes: 0,
+        glob: 0,
+    };
+    let destination = Destination {
+        key,
+        agent: u64::from(who.agent()),
+    };
     decide(
         who,
         &what,

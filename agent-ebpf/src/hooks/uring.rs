@@ -18,7 +18,9 @@ pub fn inode_init_security_anon(ctx: LsmContext) -> i32 {
 
 #[inline(always)]
 unsafe fn ring(name: Kernel) -> Answer {
-    let Who::Governed(who) = current(hook::IO_URING) else { return Answer::Go };
+    let Who::Governed(who) = current(hook::IO_URING) else {
+        return Answer::Go;
+    };
     let text: u64 = load(name, offset!(qstr_name));
     match copy(text as *const [u8; 10]) {
         Some(text) if text != *b"[io_uring]" => Answer::Go,
@@ -38,6 +40,11 @@ pub fn uring_allowed(_ctx: LsmContext) -> i32 {
 
 #[inline(always)]
 fn refuse(who: &crate::identity::Current) -> Answer {
-    let what = What { hook: hook::IO_URING, key: Key::default(), classes: 0, glob: 0 };
+    let what = What {
+        hook: hook::IO_URING,
+        key: Key::default(),
+        classes: 0,
+        glob: 0,
+    };
     deny(who, &what, cause::IO_URING)
 }
