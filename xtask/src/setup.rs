@@ -16,13 +16,14 @@ use crate::sh;
 use crate::toolchain::{self, BPF_LINKER_VERSION};
 
 /// What a program comes from, on Debian and Ubuntu.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("cc", "gcc"),
     ("depmod", "kmod"),
     ("dpkg-deb", "dpkg"),
     ("du", "coreutils"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
+    ("strace", "strace"),
     ("strip", "binutils"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
