@@ -2,6 +2,7 @@
 mod apt;
 mod bench;
 mod build;
+mod demo;
 mod dist;
 mod layout;
 mod setup;
@@ -31,6 +32,8 @@ enum Verb {
     Setup(setup::Arguments),
     /// Build the eBPF object, the daemon, the command line and the gateway
     Build(build::Arguments),
+    /// Watch an agent being held, and decide
+    Demo(demo::Arguments),
     /// Unit tests here, then the cases of tests/ on every kernel
     Test(test::Arguments),
     /// Boot a test machine with the freshly built Syshold
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Setup(arguments) => setup::verb(&arguments),
         Verb::Build(arguments) => build::verb(&arguments),
+        Verb::Demo(arguments) => demo::verb(&arguments),
         Verb::Test(arguments) => test::verb(&arguments),
         Verb::Vm(verb) => vm::verb(verb),
         Verb::Bench(arguments) => bench::verb(&arguments),
