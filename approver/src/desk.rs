@@ -107,13 +107,13 @@ impl Desk {
         envelope: Vec<u8>,
         now: UnixMs,
     ) -> Result<Filing, DeskError> {
-        let most = self.max_pending;
+        let (most, id) = (self.max_pending, request.request_id);
         let filing: Filing = self
             .store
             .run(move |tx| requests::file(tx, &request, sha256, &envelope, most, now))
             .await?;
         if matches!(filing, Filing::New | Filing::Known) {
-            self.record().await?;
+            self.record(id).await?;
         }
         Ok(filing)
     }
@@ -133,7 +133,7 @@ impl Desk {
             .run(move |tx| decide(tx, id, &voice, answer, &key, now))
             .await?;
         if step != Step::Count {
-            self.record().await?;
+            self.record(id).await?;
         }
         self.wake(id);
         Ok(step)
@@ -169,7 +169,7 @@ impl Desk {
                 }
             })
             .await?;
-        self.record().await?;
+        self.record(id).await?;
         self.wake(id);
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Desk {
         now: UnixMs,
     ) -> Result<(), DeskError> {
         let id = outcome.request_id;
-        self.record().await?;
+        self.record(id).await?;
         let _one = self.recording.lock().await;
         let (host, result) = (outcome.host_id.clone(), outcome.clone());
         let seen = self
@@ -284,9 +284,9 @@ impl Desk {
                 Ok::<_, DeskError>((ended, !requests::unrecorded(tx)?.is_empty()))
             })
             .await?;
-        if behind && let Err(error) = self.record().await {
-            // Nothing unrecorded is handed out; the next call tries again.
-            tracing::error!(%error, "decisions wait for the ledger");
+        // Whoever records already records this too.
+        if behind && let Ok(_one) = self.recording.try_lock() {
+            self.record_all(None).await?;
         }
         ended.into_iter().for_each(|id| self.wake(id));
         Ok(())
@@ -318,32 +318,60 @@ impl Desk {
     }
 
     /// Ledger first, then `recorded`: a crash between the two repeats a leaf, it never hands out what
-    /// has none.
-    async fn record(&self) -> Result<(), DeskError> {
+    /// has none. Everything that waits goes into one commit; what no leaf can hold stands in nobody's
+    /// way but that of its own request, `mine`.
+    async fn record(&self, mine: RequestId) -> Result<(), DeskError> {
         let _one = self.recording.lock().await;
+        self.record_all(Some(mine)).await
+    }
+
+    async fn record_all(&self, mine: Option<RequestId>) -> Result<(), DeskError> {
         loop {
             let Unrecorded {
                 requests,
                 decisions,
             } = self.store.run(requests::unrecorded).await?;
-            if requests.is_empty() && decisions.is_empty() {
-                return Ok(());
-            }
+            let mut queued = Vec::new();
             for filed in requests {
                 let id = filed.request.request_id;
-                self.evidence.request(&filed).await?;
-                self.store
-                    .run(move |tx| requests::set_request_recorded(tx, id))
-                    .await?;
+                queued.push((id, None, self.evidence.request(&filed).await));
             }
             for (filed, made) in decisions {
-                let id = made.decision.decision_id;
-                self.evidence
-                    .decision(&filed, &made.decision, &made.envelope)
-                    .await?;
-                self.store
-                    .run(move |tx| requests::set_recorded(tx, id))
-                    .await?;
+                let leaf = self
+                    .evidence
+                    .decision(&filed, &made.decision, &made.envelope);
+                let decision = Some(made.decision.decision_id);
+                queued.push((filed.request.request_id, decision, leaf.await));
+            }
+            let mut recorded = Vec::new();
+            let (mut mistake, mut failed) = (None, 0_usize);
+            for (id, decision, leaf) in queued {
+                let leaf = match leaf {
+                    Ok(pending) => pending.await.map_err(EvidenceError::from),
+                    Err(error) => Err(error),
+                };
+                match leaf {
+                    Ok(_) => recorded.push((id, decision)),
+                    Err(error) => {
+                        if failed == 0 {
+                            tracing::error!(%id, %error, "no leaf");
+                        }
+                        failed += 1;
+                        if mine == Some(id) {
+                            mistake.get_or_insert(error);
+                        }
+                    }
+                }
+            }
+            let more = !recorded.is_empty();
+            self.store
+                .run(move |tx| requests::set_recorded(tx, &recorded))
+                .await?;
+            if let Some(mistake) = mistake {
+                return Err(mistake.into());
+            }
+            if !more {
+                return Ok(());
             }
         }
     }

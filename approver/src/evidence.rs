@@ -8,14 +8,14 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
 use syshold_ledger::{
-    AppendError, Committed, Draft, DraftError, HostName, Kind, Ledger, OpenError, leaf,
+    AppendError, Committed, Draft, HostName, Kind, Ledger, OpenError, Pending, leaf,
 };
 use syshold_protocol::{
     Approver, Assurance, Channel, Decision, DecisionVerdict, Digest, Outcome, OutcomeResult,
     Request, UnixMs,
 };
 
-use crate::keys::{Keys, give_to_dir_owner};
+use crate::keys::Keys;
 use crate::store::requests::Filed;
 
 /// The ledger's name in the state folder.
@@ -34,11 +34,6 @@ pub struct Evidence {
 pub enum EvidenceError {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("{path}: {source}")]
-    Owner {
-        path: String,
-        source: std::io::Error,
-    },
     #[error("ledger: {0}")]
     Append(#[from] AppendError),
 }
@@ -52,10 +47,6 @@ impl Evidence {
             .or_else(|_| "gateway".parse())
             .map_err(|_| AppendError::Closed)?;
         let ledger = Ledger::open(&path, name)?;
-        give_to_dir_owner(&path).map_err(|source| EvidenceError::Owner {
-            path: path.display().to_string(),
-            source,
-        })?;
         let start = Draft::new(Kind::Start)
             .field("version", env!("CARGO_PKG_VERSION"))
             .field("decision_key", &keys.decision.public())
@@ -67,11 +58,11 @@ impl Evidence {
         })
     }
 
-    /// Records that a host asks.
-    pub async fn request(&self, filed: &Filed) -> Result<(), EvidenceError> {
+    /// Queues that a host asks. It is recorded when the [`Pending`] says so.
+    pub async fn request(&self, filed: &Filed) -> Result<Pending, EvidenceError> {
         self.policy(filed).await?;
         let request = &filed.request;
-        let whole = about(filed, Kind::Request)
+        let draft = about(filed, Kind::Request)
             .process(&process(request))
             .action(&leaf::Action {
                 op: request.action.kind.to_string(),
@@ -81,24 +72,16 @@ impl Evidence {
             .field("hold_until", &request.hold_until.to_string())
             .field("waiting", &request.waiting)
             .field("received", &filed.received_at.to_string());
-        match self.append(whole).await {
-            // The digest of what was signed is evidence enough; the bytes are in the state.
-            Err(AppendError::Draft(DraftError::TooLong(bytes))) => {
-                let short = about(filed, Kind::Request).field("shortened_from_bytes", &bytes);
-                self.append(short).await?;
-            }
-            other => drop(other?),
-        }
-        Ok(())
+        Ok(self.ledger.append(draft))
     }
 
-    /// Records a decision.
+    /// Queues a decision.
     pub async fn decision(
         &self,
         filed: &Filed,
         decision: &Decision,
         envelope: &[u8],
-    ) -> Result<(), EvidenceError> {
+    ) -> Result<Pending, EvidenceError> {
         self.policy(filed).await?;
         let (by, cause) = match decision.verdict {
             DecisionVerdict::Approve | DecisionVerdict::ApproveModified | DecisionVerdict::Deny => {
@@ -134,8 +117,7 @@ impl Evidence {
             .field("verdict", decision.verdict.as_str())
             .field("rendered_sha256", &decision.rendered_sha256)
             .field("envelope_sha256", &Digest::of(envelope));
-        self.append(draft).await?;
-        Ok(())
+        Ok(self.ledger.append(draft))
     }
 
     /// Records what came of it.

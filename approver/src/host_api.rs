@@ -67,6 +67,8 @@ const AUTH_SKEW_MS: u64 = 120_000;
 /// How far ahead a hold may end, and how far in the future a request may have been made.
 const MAX_HOLD_MS: u64 = 24 * 60 * 60 * 1000;
 const MAX_AHEAD_MS: u64 = 5 * 60 * 1000;
+/// So that a decision with everybody's reasons fits into an envelope and a leaf.
+const MAX_QUORUM: u32 = 10;
 const MAX_WAIT_S: u64 = 55;
 
 /// What the routes need.
@@ -145,6 +147,9 @@ async fn file(State(api): State<HostApi>, Id(id): Id, body: Body) -> Result<Stat
     let now = now();
     if request.request_id != id {
         return Err(Fault::unacceptable("request_id is not the id of the path"));
+    }
+    if request.quorum > MAX_QUORUM {
+        return Err(Fault::unacceptable("quorum is more than 10"));
     }
     if request.created_at.since(now) > MAX_AHEAD_MS {
         return Err(Fault::unacceptable(

@@ -253,21 +253,21 @@ pub fn unrecorded(tx: &Transaction<'_>) -> Result<Unrecorded, StoreError> {
     })
 }
 
-/// The ledger has the decision: it may be handed out.
-pub fn set_recorded(tx: &Transaction<'_>, id: DecisionId) -> Result<(), StoreError> {
-    tx.execute(
-        "UPDATE decision SET recorded = 1 WHERE decision_id = ?1",
-        [id.to_string()],
-    )?;
-    Ok(())
-}
-
-/// The ledger has the request.
-pub fn set_request_recorded(tx: &Transaction<'_>, id: RequestId) -> Result<(), StoreError> {
-    tx.execute(
-        "UPDATE request SET recorded = 1 WHERE request_id = ?1",
-        [id.to_string()],
-    )?;
+/// The ledger has these: requests, and decisions, which may now be handed out.
+pub fn set_recorded(
+    tx: &Transaction<'_>,
+    recorded: &[(RequestId, Option<DecisionId>)],
+) -> Result<(), StoreError> {
+    for (request, decision) in recorded {
+        match decision {
+            Some(decision) => tx
+                .prepare_cached("UPDATE decision SET recorded = 1 WHERE decision_id = ?1")?
+                .execute([decision.to_string()])?,
+            None => tx
+                .prepare_cached("UPDATE request SET recorded = 1 WHERE request_id = ?1")?
+                .execute([request.to_string()])?,
+        };
+    }
     Ok(())
 }
 

@@ -194,6 +194,10 @@ async fn filing_a_request() {
         "nobody waits two days"
     );
 
+    let mut crowd = host.request();
+    crowd.quorum = 11;
+    assert_eq!(problem(host.put(&crowd).await).await.0, 422);
+
     for _ in 0..4 {
         host.ask().await;
     }
