@@ -268,11 +268,14 @@ pub(super) fn decision_leaf(
         Some(request) => draft.request(request.0),
         None => draft,
     };
-    match &decision.approval {
-        Some(approval) => draft
-            .approvers(&approvers_of(&approval.approvers))
-            .field("envelope", &String::from_utf8_lossy(&approval.envelope)),
-        None => draft,
+    let Some(approval) = &decision.approval else {
+        return draft;
+    };
+    let draft = draft.approvers(&approvers_of(&approval.approvers));
+    match decision.by {
+        // It is in the ledger already, with the grant or the decision of that id.
+        By::Grant => draft,
+        _ => draft.field("envelope", &envelope_of(approval)),
     }
 }
 
@@ -281,7 +284,13 @@ pub(super) fn grant_leaf(request: RequestId, granted: &Granted, approval: &Appro
         .request(request.0)
         .field("grant", &grant_value(granted))
         .field("decision_id", &approval.decision_id.to_string())
+        .field("envelope", &envelope_of(approval))
         .approvers(&approvers_of(&approval.approvers))
+}
+
+/// The signed decision, byte for byte: it was accepted, so it is UTF-8.
+fn envelope_of(approval: &Approval) -> String {
+    String::from_utf8_lossy(&approval.envelope).into_owned()
 }
 
 /// An answer that was not accepted: evidence that somebody tried.
