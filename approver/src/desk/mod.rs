@@ -5,22 +5,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rusqlite::Transaction;
 use syshold_protocol::canonical::CanonicalError;
 use syshold_protocol::{
-    Approver, Assurance, Channel, Decision, DecisionId, DecisionVerdict, Digest, Grant, HostId,
-    Outcome, Request, RequestId, RequestPhase, RequestState, Scope, SigningKey, UnixMs, VERSION,
-    dsse,
+    Approver, Assurance, Channel, Decision, DecisionId, Digest, HostId, Outcome, Request,
+    RequestId, RequestPhase, RequestState, SigningKey, UnixMs,
 };
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use crate::evidence::{Evidence, EvidenceError};
-use crate::judge::{self, Answer, Case, Refusal, Step, Vote, judge};
+use crate::judge::{Answer, Refusal, Step};
 use crate::render::Rendered;
 use crate::store::people::Account;
 use crate::store::requests::{self, Filed, Filing, Room, Unrecorded};
 use crate::store::{Store, StoreError};
+
+mod ruling;
 
 /// The one that decides.
 #[expect(missing_debug_implementations, reason = "holds the signing key")]
@@ -130,7 +129,7 @@ impl Desk {
         let key = Arc::clone(&self.key);
         let step = self
             .store
-            .run(move |tx| decide(tx, id, &voice, answer, &key, now))
+            .run(move |tx| ruling::decide(tx, id, &voice, answer, &key, now))
             .await?;
         if step != Step::Count {
             self.record(id).await?;
@@ -148,26 +147,7 @@ impl Desk {
     ) -> Result<(), DeskError> {
         let key = Arc::clone(&self.key);
         self.store
-            .run(move |tx| {
-                let filed = requests::by_id(tx, id)?
-                    .filter(|filed| filed.request.host_id == host)
-                    .ok_or(DeskError::Unknown)?;
-                match filed.phase {
-                    RequestPhase::Withdrawn => Ok(()),
-                    RequestPhase::Waiting | RequestPhase::Late => {
-                        let ruling = Ruling {
-                            verdict: DecisionVerdict::Withdrawn,
-                            grant: None,
-                            approvers: vec![],
-                            rendered: None,
-                        };
-                        conclude(tx, &filed, RequestPhase::Withdrawn, ruling, &key, now)
-                    }
-                    RequestPhase::Approved | RequestPhase::Denied | RequestPhase::Expired => {
-                        Err(DeskError::Decided)
-                    }
-                }
-            })
+            .run(move |tx| ruling::withdraw(tx, id, &host, &key, now))
             .await?;
         self.record(id).await?;
         self.wake(id);
@@ -235,7 +215,7 @@ impl Desk {
                     Some(made) if Some(made.decision.decision_id) != after || !open => {
                         Ok(Look::Decided(made.envelope))
                     }
-                    _ => Ok(Look::Open(state(tx, &filed)?)),
+                    _ => Ok(Look::Open(ruling::state(tx, &filed)?)),
                 }
             })
             .await
@@ -247,7 +227,7 @@ impl Desk {
         self.store
             .run(move |tx| {
                 requests::by_id(tx, id)?
-                    .map(|filed| sheet(tx, filed))
+                    .map(|filed| ruling::sheet(tx, filed))
                     .transpose()
             })
             .await
@@ -265,7 +245,7 @@ impl Desk {
             .run(move |tx| {
                 requests::list(tx, &phases, most)?
                     .into_iter()
-                    .map(|filed| sheet(tx, filed))
+                    .map(|filed| ruling::sheet(tx, filed))
                     .collect()
             })
             .await
@@ -279,7 +259,7 @@ impl Desk {
             .run(move |tx| {
                 let due = requests::due(tx, now)?;
                 due.iter()
-                    .try_for_each(|filed| expire(tx, filed, &key, now))?;
+                    .try_for_each(|filed| ruling::expire(tx, filed, &key, now))?;
                 let ended: Vec<_> = due.iter().map(|filed| filed.request.request_id).collect();
                 Ok::<_, DeskError>((ended, !requests::unrecorded(tx)?.is_empty()))
             })
@@ -380,208 +360,4 @@ impl Desk {
     pub async fn close(&self) {
         self.evidence.stop().await;
     }
-}
-
-/// What a decision says beyond what its request says.
-struct Ruling {
-    verdict: DecisionVerdict,
-    grant: Option<Grant>,
-    approvers: Vec<Approver>,
-    rendered: Option<Digest>,
-}
-
-fn decide(
-    tx: &Transaction<'_>,
-    id: RequestId,
-    voice: &Voice,
-    answer: Answer,
-    key: &SigningKey,
-    now: UnixMs,
-) -> Result<Step, DeskError> {
-    let filed = requests::by_id(tx, id)?.ok_or(DeskError::Unknown)?;
-    let all = requests::votes(tx, id)?;
-    let votes: Vec<_> = all.iter().map(|(vote, _)| vote.clone()).collect();
-    let rendered = rendered(&filed).digest()?;
-    let case = Case {
-        request: &filed.request,
-        phase: filed.phase,
-        votes: &votes,
-        rendered,
-    };
-    let step = judge(&case, &voice.account, answer)?;
-    let me = Approver {
-        subject: voice.account.email.clone(),
-        channel: voice.channel,
-        team_id: None,
-        user_id: None,
-        assurance: voice.assurance,
-        at: now,
-        reason: voice.reason.clone(),
-    };
-    if let Answer::Approve { scope, rendered } = answer {
-        let vote = Vote {
-            subject: me.subject.clone(),
-            scope,
-            rendered,
-        };
-        requests::add_vote(tx, id, &voice.account.name, &vote, &me)?;
-    }
-    match step {
-        Step::Count => {}
-        Step::Deny => {
-            let ruling = Ruling {
-                verdict: DecisionVerdict::Deny,
-                grant: None,
-                approvers: vec![me],
-                rendered: Some(rendered),
-            };
-            conclude(tx, &filed, RequestPhase::Denied, ruling, key, now)?;
-        }
-        Step::Approve { scope, narrowed } => {
-            let counted = all
-                .into_iter()
-                .filter(|(vote, _)| vote.rendered == rendered && vote.subject != me.subject);
-            let approvers = counted
-                .map(|(_, approver)| approver)
-                .chain([me.clone()])
-                .collect();
-            let verdict = if narrowed {
-                DecisionVerdict::ApproveModified
-            } else {
-                DecisionVerdict::Approve
-            };
-            let grant = Some(grant(&filed.request, scope, now));
-            let ruling = Ruling {
-                verdict,
-                grant,
-                approvers,
-                rendered: Some(rendered),
-            };
-            conclude(tx, &filed, RequestPhase::Approved, ruling, key, now)?;
-        }
-    }
-    Ok(step)
-}
-
-fn grant(request: &Request, scope: Scope, now: UnixMs) -> Grant {
-    scope.grant(vec![request.action.object.clone()], now, request.waiting)
-}
-
-/// The end of a hold is a decision, the end of the time for a late approval is not: the host has the
-/// first and needs no second.
-fn expire(
-    tx: &Transaction<'_>,
-    filed: &Filed,
-    key: &SigningKey,
-    now: UnixMs,
-) -> Result<(), DeskError> {
-    let id = filed.request.request_id;
-    if filed.phase == RequestPhase::Waiting {
-        let ruling = Ruling {
-            verdict: DecisionVerdict::Expired,
-            grant: None,
-            approvers: vec![],
-            rendered: None,
-        };
-        conclude(tx, filed, RequestPhase::Late, ruling, key, now)?;
-    }
-    if filed.late_until <= now
-        && !requests::advance(tx, id, RequestPhase::Late, RequestPhase::Expired)?
-    {
-        tracing::debug!(%id, "decided while its late time ended");
-    }
-    Ok(())
-}
-
-/// Compare and set, sign, file: in the caller's transaction.
-fn conclude(
-    tx: &Transaction<'_>,
-    filed: &Filed,
-    to: RequestPhase,
-    ruling: Ruling,
-    key: &SigningKey,
-    now: UnixMs,
-) -> Result<(), DeskError> {
-    let request = &filed.request;
-    if !requests::advance(tx, request.request_id, filed.phase, to)? {
-        return Err(DeskError::Decided);
-    }
-    let decision = Decision {
-        v: VERSION,
-        decision_id: DecisionId(Uuid::now_v7()),
-        request_id: request.request_id,
-        request_sha256: filed.request_sha256,
-        host_id: request.host_id.clone(),
-        nonce: request.nonce,
-        verdict: ruling.verdict,
-        grant: ruling.grant,
-        approvers: ruling.approvers,
-        policy_sha256: request.policy.sha256,
-        rendered_sha256: ruling.rendered,
-        issued_at: now,
-        ledger: None,
-    };
-    let sealed = dsse::seal(&decision, key)?;
-    Ok(requests::add_decision(tx, &decision, &sealed.envelope)?)
-}
-
-fn rendered(filed: &Filed) -> Rendered {
-    Rendered::new(
-        &filed.request,
-        filed.request_sha256,
-        &filed.host_name,
-        filed.phase,
-    )
-}
-
-fn state(tx: &Transaction<'_>, filed: &Filed) -> Result<RequestState, DeskError> {
-    let expires_at = if filed.phase == RequestPhase::Waiting {
-        filed.request.hold_until
-    } else {
-        filed.late_until
-    };
-    Ok(RequestState {
-        state: filed.phase,
-        have: have(tx, filed)?,
-        need: judge::need(&filed.request),
-        expires_at,
-    })
-}
-
-fn have(tx: &Transaction<'_>, filed: &Filed) -> Result<u32, DeskError> {
-    let votes: Vec<_> = requests::votes(tx, filed.request.request_id)?
-        .into_iter()
-        .map(|(vote, _)| vote)
-        .collect();
-    let case = Case {
-        request: &filed.request,
-        phase: filed.phase,
-        votes: &votes,
-        rendered: rendered(filed).digest()?,
-    };
-    Ok(u32::try_from(judge::counting(&case).count()).unwrap_or(u32::MAX))
-}
-
-fn sheet(tx: &Transaction<'_>, filed: Filed) -> Result<Sheet, DeskError> {
-    let id = filed.request.request_id;
-    let rendered = rendered(&filed);
-    let rendered_sha256 = rendered.digest()?;
-    let decision = requests::decision(tx, id)?.map(|made| made.decision);
-    let votes = match &decision {
-        Some(decision) if decision.verdict.approves() => decision.approvers.clone(),
-        _ => requests::votes(tx, id)?
-            .into_iter()
-            .filter(|(vote, _)| vote.rendered == rendered_sha256)
-            .map(|(_, a)| a)
-            .collect(),
-    };
-    Ok(Sheet {
-        have: u32::try_from(votes.len()).unwrap_or(u32::MAX),
-        rendered_sha256,
-        votes,
-        decision,
-        outcome: requests::outcome(tx, id)?,
-        rendered,
-        filed,
-    })
 }
