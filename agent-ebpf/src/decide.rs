@@ -125,17 +125,17 @@ pub unsafe fn decide(
     if agent >= MAX_AGENTS as u32 {
         return deny(who, what, cause::UNKNOWN_AGENT);
     }
-    let rule = if what.key.kind == syshold_abi::object::SOCKET {
+    let (rule, why) = if what.key.kind == syshold_abi::object::SOCKET {
         network_rule(agent, &what.key)
     } else {
-        path_rule(agent, what)
+        (path_rule(agent, what), cause::RULE)
     };
     match rule {
         verdict::ALLOW => {
             bump(count::ALLOWED + what.hook);
             Answer::Go
         }
-        verdict::DENY => deny(who, what, cause::RULE),
+        verdict::DENY => deny(who, what, why),
         _ if remembered() => Answer::Go,
         _ => match hold(who, what, display) {
             Answer::Go => {
@@ -147,11 +147,11 @@ pub unsafe fn decide(
     }
 }
 
-/// First match wins; no match: user space decides.
+/// Verdict and cause. First match wins; no match: user space decides.
 #[inline(always)]
-unsafe fn network_rule(agent: u32, key: &Key) -> u32 {
+unsafe fn network_rule(agent: u32, key: &Key) -> (u32, u32) {
     let Some(daemon) = DAEMON.get_ptr(0) else {
-        return verdict::DENY;
+        return (verdict::DENY, cause::RULE);
     };
     let bank = (*daemon).bank & 1;
     let rules = (*daemon).net_rules[bank as usize];
@@ -173,10 +173,10 @@ unsafe fn network_rule(agent: u32, key: &Key) -> u32 {
             && (rule.proto == 0 || rule.proto == proto)
             && key.actions & !rule.actions == 0
         {
-            return rule.verdict;
+            return (rule.verdict, rule.cause);
         }
     }
-    verdict::ASK
+    (verdict::ASK, cause::NONE)
 }
 
 /// The strictest of what each action says of each class; a glob candidate is user space's.

@@ -1,6 +1,6 @@
 //! The daemon: starts everything in an order in which nothing claims what is not there yet,
 //! then hands over to the driver.
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -141,15 +141,38 @@ fn ledger_options() -> Options {
     }
 }
 
-/// Where the gateway listens: no governed process may go there.
+/// Where the gateway listens: no governed process may go there. A gateway on this very machine
+/// is reached by any of its addresses.
 fn addresses(host: &str, port: u16) -> Vec<SocketAddr> {
-    match (host.trim_matches(['[', ']']), port).to_socket_addrs() {
+    let mut found: Vec<SocketAddr> = match (host.trim_matches(['[', ']']), port).to_socket_addrs() {
         Ok(found) => found.collect(),
         Err(error) => {
             tracing::warn!(host, %error, "the gateway's name does not resolve");
-            Vec::new()
+            return Vec::new();
         }
+    };
+    let own = own_addresses();
+    if found.iter().any(|to| own.contains(&to.ip())) {
+        found.extend(own.into_iter().map(|ip| SocketAddr::new(ip, port)));
     }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn own_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
+    interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            address
+                .as_sockaddr_in()
+                .map(|v4| IpAddr::V4(v4.ip()))
+                .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .collect()
 }
 
 /// To the journal with fields where there is one, to the terminal otherwise.

@@ -13,6 +13,7 @@
 //! back as an [`Input`]; the loop itself never waits for any of it, nor for a person.
 mod act;
 mod compose;
+mod reload;
 mod report;
 mod signals;
 mod watch;
@@ -41,9 +42,9 @@ use crate::enrich::{Described, Enricher};
 use crate::gate::{self, Gate, Gone, Hold, Limits, Now, Process, Verdict};
 use crate::governing::Governing;
 use crate::kernel::{self, Kernel, KernelError};
-use crate::names::{Change, Names, Resolver};
+use crate::names::{Change, Names};
 use crate::park::Parking;
-use crate::policy::{self, Policy, PolicyError};
+use crate::policy::Policy;
 use crate::request::{AgentId, HoldId};
 use crate::rules::{self, BuiltIn, Facts};
 
@@ -135,6 +136,7 @@ pub struct Driver {
     policy_path: PathBuf,
     policy_loaded: jiff::Timestamp,
     policy_problem: Option<String>,
+    tables_stale: bool,
     names: Names,
     builtin: BuiltIn,
     enricher: Arc<Enricher>,
@@ -179,6 +181,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
         policy_path: parts.policy_path,
         policy_loaded: jiff::Timestamp::now(),
         policy_problem: None,
+        tables_stale: false,
         names: Names::default(),
         builtin: parts.builtin,
         enricher: Arc::default(),
@@ -312,25 +315,6 @@ impl Driver {
             tracing::error!(%error, "the ledger could not record the stop");
         }
         Ok(())
-    }
-
-    /// The running policy into the kernel: acknowledged only when it is there.
-    fn put_in_force(&mut self) -> Result<(), KernelError> {
-        let facts = Facts {
-            names: &self.names,
-            builtin: &self.builtin,
-        };
-        let compiled = policy::compile(&self.policy, &facts);
-        if compiled.spilled > 0 {
-            tracing::info!(
-                rules = compiled.spilled,
-                "network rules judged in user space"
-            );
-        }
-        let tables = self
-            .governing
-            .tables(&mut self.kernel, &self.policy, compiled);
-        self.kernel.enforce(&tables)
     }
 
     // ---- kernel ----
@@ -513,100 +497,6 @@ impl Driver {
             .agent(id)
             .map_or_else(|| "unknown".to_owned(), |agent| agent.name.clone())
     }
-
-    // ---- policy ----
-
-    fn reload_by_signal(&mut self) {
-        match self.reload() {
-            Ok(()) => tracing::info!(sha256 = %self.policy.digest(), "policy reloaded"),
-            Err(error) => tracing::error!("{error}; the running policy stays"),
-        }
-    }
-
-    /// All or nothing: a policy that does not load changes nothing.
-    fn reload(&mut self) -> Result<(), ReloadError> {
-        match self.try_reload() {
-            Ok(()) => {
-                self.policy_problem = None;
-                Ok(())
-            }
-            Err(error) => {
-                self.policy_problem = Some(error.to_string());
-                Err(error)
-            }
-        }
-    }
-
-    fn try_reload(&mut self) -> Result<(), ReloadError> {
-        let fresh = policy::load(&self.policy_path)?;
-        let old = std::mem::replace(&mut self.policy, fresh);
-        // Agents are known to the kernel by their place: a policy that moves one would hand its
-        // processes to another.
-        let moved = old
-            .agents()
-            .iter()
-            .zip(self.policy.agents())
-            .find(|(a, b)| a.name != b.name);
-        let gone = self.policy.agents().len() < old.agents().len();
-        if gone || moved.is_some() {
-            self.policy = old;
-            return Err(ReloadError::AgentsMoved);
-        }
-        if let Err(error) = self.put_in_force() {
-            self.policy = old;
-            if let Err(again) = self.put_in_force() {
-                tracing::error!(%again, "the old policy could not be put back in force");
-            }
-            return Err(error.into());
-        }
-        self.governing.seed(&mut self.kernel, &self.policy);
-        self.policy_loaded = jiff::Timestamp::now();
-        let leaf = compose::policy_leaf(&self.policy, &self.policy_path)
-            .field("old_sha256", &old.digest().to_string());
-        self.record_aside(leaf);
-        self.watch_names();
-        self.gate_step(gate::Input::PolicyChanged);
-        Ok(())
-    }
-
-    fn watch_names(&mut self) {
-        if let Some(old) = self.resolver.take() {
-            old.abort();
-        }
-        let resolver = Resolver::new(
-            self.policy.host_names(),
-            self.names.clone(),
-            "/etc/resolv.conf".into(),
-        );
-        self.resolver = Some(tokio::spawn(resolver.run(self.name_changes.0.clone())));
-    }
-
-    fn names_changed(&mut self, change: Change) {
-        self.names = change.names;
-        self.builtin.resolvers = change.resolvers;
-        if let Err(error) = self.put_in_force() {
-            tracing::error!(%error, "new addresses could not be put in force; the old ones stay");
-        }
-    }
-
-    /// The resolvers once at the start, so that DNS works from the first moment.
-    fn learn_resolvers(&mut self) {
-        if let Ok(text) = std::fs::read_to_string("/etc/resolv.conf") {
-            self.builtin.resolvers = crate::names::parse_resolv_conf(&text);
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum ReloadError {
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    #[error("the policy cannot be put in force: {0}")]
-    Kernel(#[from] KernelError),
-    #[error(
-        "[[govern]] entries were removed or reordered; running processes are known by their place: add new agents at the end, or restart sysholdd when none of the old ones runs"
-    )]
-    AgentsMoved,
 }
 
 fn nanos(time: Duration) -> u64 {

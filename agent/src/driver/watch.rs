@@ -27,6 +27,9 @@ impl Driver {
         if let Err(error) = self.kernel.beat(nanos(monotonic())) {
             tracing::error!(%error, "no heartbeat to the kernel side");
         }
+        if self.tables_stale {
+            self.refresh_tables();
+        }
         self.canary.round();
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(SWEEP_EVERY) {

@@ -1,0 +1,136 @@
+//! The running policy: into the kernel, out of the file again, and with the addresses of its
+//! names. All or nothing: what does not load changes nothing.
+use super::{Driver, compose};
+use crate::gate;
+use crate::kernel::KernelError;
+use crate::names::{Change, Resolver, parse_resolv_conf};
+use crate::policy::{self, Policy, PolicyError};
+use crate::rules::Facts;
+
+impl Driver {
+    /// The running policy into the kernel: acknowledged only when it is there.
+    pub(super) fn put_in_force(&mut self) -> Result<(), KernelError> {
+        let facts = Facts {
+            names: &self.names,
+            builtin: &self.builtin,
+        };
+        let compiled = policy::compile(&self.policy, &facts);
+        if compiled.spilled > 0 {
+            tracing::info!(
+                rules = compiled.spilled,
+                "network rules judged in user space"
+            );
+        }
+        let tables = self
+            .governing
+            .tables(&mut self.kernel, &self.policy, compiled);
+        self.kernel.enforce(&tables)
+    }
+
+    pub(super) fn reload_by_signal(&mut self) {
+        match self.reload() {
+            Ok(()) => tracing::info!(sha256 = %self.policy.digest(), "policy reloaded"),
+            Err(error) => tracing::error!("{error}; the running policy stays"),
+        }
+    }
+
+    /// All or nothing: a policy that does not load changes nothing.
+    pub(super) fn reload(&mut self) -> Result<(), ReloadError> {
+        match self.try_reload() {
+            Ok(()) => {
+                self.policy_problem = None;
+                Ok(())
+            }
+            Err(error) => {
+                self.policy_problem = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<(), ReloadError> {
+        let fresh = policy::load(&self.policy_path)?;
+        let old = std::mem::replace(&mut self.policy, fresh);
+        if let Some(table) = moved(&old, &self.policy) {
+            self.policy = old;
+            return Err(ReloadError::Moved(table));
+        }
+        if let Err(error) = self.put_in_force() {
+            self.policy = old;
+            if let Err(again) = self.put_in_force() {
+                tracing::error!(%again, "the old policy could not be put back in force");
+            }
+            return Err(error.into());
+        }
+        self.governing.seed(&mut self.kernel, &self.policy);
+        self.policy_loaded = jiff::Timestamp::now();
+        let leaf = compose::policy_leaf(&self.policy, &self.policy_path)
+            .field("old_sha256", &old.digest().to_string());
+        self.record_aside(leaf);
+        self.watch_names();
+        self.gate_step(gate::Input::PolicyChanged);
+        Ok(())
+    }
+
+    pub(super) fn watch_names(&mut self) {
+        if let Some(old) = self.resolver.take() {
+            old.abort();
+        }
+        let resolver = Resolver::new(
+            self.policy.host_names(),
+            self.names.clone(),
+            "/etc/resolv.conf".into(),
+        );
+        self.resolver = Some(tokio::spawn(resolver.run(self.name_changes.0.clone())));
+    }
+
+    pub(super) fn names_changed(&mut self, change: Change) {
+        self.names = change.names;
+        self.builtin.resolvers = change.resolvers;
+        self.refresh_tables();
+    }
+
+    /// Tried again at the next tick until the kernel says what user space does.
+    pub(super) fn refresh_tables(&mut self) {
+        let done = self.put_in_force();
+        self.tables_stale = done.is_err();
+        if let Err(error) = done {
+            tracing::error!(%error, "new addresses could not be put in force; trying again");
+        }
+    }
+
+    /// The resolvers once at the start, so that DNS works from the first moment.
+    pub(super) fn learn_resolvers(&mut self) {
+        if let Ok(text) = std::fs::read_to_string("/etc/resolv.conf") {
+            self.builtin.resolvers = parse_resolv_conf(&text);
+        }
+    }
+}
+
+/// Which table keeps its entries no longer at their places. Agents are known to the kernel by
+/// their place, and so are the classes of pending holds: a policy that moves one would hand it
+/// to another.
+fn moved(old: &Policy, new: &Policy) -> Option<&'static str> {
+    fn starts_with<T>(new: &[T], old: &[T], same: impl Fn(&T, &T) -> bool) -> bool {
+        old.len() <= new.len() && old.iter().zip(new).all(|(old, new)| same(old, new))
+    }
+    if !starts_with(new.agents(), old.agents(), |a, b| a.name == b.name) {
+        Some("[[govern]]")
+    } else if !starts_with(new.classes(), old.classes(), |a, b| a.name == b.name) {
+        Some("[[protect]]")
+    } else {
+        None
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error("the policy cannot be put in force: {0}")]
+    Kernel(#[from] KernelError),
+    #[error(
+        "{0} entries were removed or reordered; running processes and holds are known by their place: add new entries at the end, or restart sysholdd when none of the old ones runs"
+    )]
+    Moved(&'static str),
+}
