@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// Use a test machine even if this host could do it
     #[arg(long)]
     vm: bool,
+    /// Show what the last build made
+    #[arg(long)]
+    no_build: bool,
     /// The test machine's kernel, of tests/kernels.toml
     #[arg(long, default_value = "6.12")]
     kernel: String,
@@ -30,7 +33,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     setup::packages()?;
-    let built = build::all(false)?;
+    let built = if arguments.no_build {
+        build::last(false)?
+    } else {
+        build::all(false)?
+    };
     let hindrance = if arguments.vm {
         Some("you said --vm".to_owned())
     } else {

@@ -1,51 +1,41 @@
-//! `dist`: one archive with what a host needs, and its checksum.
+//! `dist`: one archive of what a host needs, to be unpacked at `/`, and its checksum.
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::layout::{target, workspace};
-use crate::{build, sh};
+use crate::{build, install, sh};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Pack what the last optimised build made
+    #[arg(long)]
+    no_build: bool,
+}
 
-pub(crate) fn verb(_: &Arguments) -> Result<ExitCode> {
-    let built = build::all(true)?;
+pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
+    let built = if arguments.no_build {
+        build::last(true)?
+    } else {
+        build::all(true)?
+    };
     let name = format!(
-        "syshold-{}-linux-{}",
+        "syshold-{}-linux-{}.tar.gz",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH
     );
     let dist = target().join("dist");
-    let stage = dist.join(&name);
+    let stage = dist.join("root");
     let _ = fs::remove_dir_all(&stage);
-    for program in &built.programs {
-        let to = place(&stage, "bin", program)?;
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
-    }
-    for (dir, from) in [("config", "config"), ("docs", "docs")] {
-        for file in sh::files_below(&workspace().join(from))? {
-            let inner = file
-                .strip_prefix(workspace().join(from))?
-                .parent()
-                .map(|parent| format!("{dir}/{}", parent.display()))
-                .unwrap_or(dir.into());
-            place(&stage, inner.trim_end_matches('/'), &file)?;
-        }
-    }
-    for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT"] {
-        place(&stage, ".", &workspace().join(file))?;
-    }
-    let archive = dist.join(format!("{name}.tar.gz"));
-    // Same commit, same bytes: sorted, nobody's, and as old as the commit.
+    install::shipped(&built, &stage)?;
+    // Same tree, same bytes: sorted, nobody's, and as old as the commit.
     let time = sh::output(Command::new("git").current_dir(workspace()).args([
         "log",
         "-1",
         "--format=@%ct",
     ]))?;
+    let archive = dist.join(&name);
     let mut tar = Command::new("tar");
     tar.args([
         "--create",
@@ -53,28 +43,22 @@ pub(crate) fn verb(_: &Arguments) -> Result<ExitCode> {
         "--owner=0",
         "--group=0",
         "--numeric-owner",
-        "--mode=u+rw,go-w",
         "--use-compress-program=gzip -9n",
     ]);
     tar.arg(format!("--mtime={}", time.trim()))
         .arg("--file")
         .arg(&archive)
         .arg("-C")
-        .arg(&dist)
-        .arg(&name);
+        .arg(&stage)
+        .arg("usr");
     sh::run(&mut tar)?;
-    let sums = format!("{}  {name}.tar.gz\n", sh::sha256_file(&archive)?);
-    fs::write(dist.join(format!("{name}.tar.gz.sha256")), &sums)?;
     fs::remove_dir_all(&stage)?;
-    sh::say("dist", archive.display());
-    print!("{sums}");
+    let sum = format!("{}  {name}\n", sh::sha256_file(&archive)?);
+    fs::write(dist.join(format!("{name}.sha256")), &sum)?;
+    sh::say(
+        "dist",
+        format_args!("{}: unpack it with `tar -C / -xzf`", archive.display()),
+    );
+    print!("{sum}");
     Ok(ExitCode::SUCCESS)
-}
-
-fn place(stage: &Path, dir: &str, file: &Path) -> Result<std::path::PathBuf> {
-    let dir = stage.join(dir);
-    fs::create_dir_all(&dir)?;
-    let to = dir.join(file.file_name().context("a file has a name")?);
-    fs::copy(file, &to).with_context(|| format!("cannot pack {}", file.display()))?;
-    Ok(to)
 }

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod dist;
+mod install;
 mod layout;
 mod setup;
 mod sh;

@@ -1,6 +1,6 @@
 //! The disk that a run adds to the shared root file system: Syshold freshly built, the job, the share.
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 
 use crate::build::Built;
 use crate::layout::workspace;
-use crate::sh;
 use crate::vm::Job;
+use crate::{install, sh};
 
 /// Writes the payload as a tar; the guest unpacks it over its root before systemd starts.
 pub(crate) fn write(job: &Job, built: &Built, run_dir: &Path) -> Result<PathBuf> {
@@ -33,7 +33,9 @@ pub(crate) fn write(job: &Job, built: &Built, run_dir: &Path) -> Result<PathBuf>
         "../syshold-vm.service",
         dir("etc/systemd/system/syshold-vm.target.wants")?.join("syshold-vm.service"),
     )?;
-    install_syshold(built, &dir)?;
+    if !built.programs.is_empty() {
+        install_syshold(built, &stage)?;
+    }
 
     let state = dir("var/lib/syshold-vm")?;
     let cmd: Vec<u8> = job
@@ -107,41 +109,18 @@ pub(crate) fn write(job: &Job, built: &Built, run_dir: &Path) -> Result<PathBuf>
     Ok(payload)
 }
 
-/// Programs, units and default configuration, as a package would place them.
-fn install_syshold(built: &Built, dir: &impl Fn(&str) -> Result<PathBuf>) -> Result<()> {
-    let helpers = built
-        .helpers
-        .iter()
-        .map(|program| (program, "usr/lib/syshold-tests"));
-    let programs = built
-        .programs
-        .iter()
-        .map(|program| match program.file_name() {
-            Some(name) if name == "sysholdd" => (program, "usr/sbin"),
-            _ => (program, "usr/bin"),
-        });
-    for (program, place) in programs.chain(helpers) {
-        let to = dir(place)?.join(program.file_name().context("a program has a name")?);
-        fs::copy(program, &to)?;
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
+/// Syshold as a host has it, the default configuration in place, and what test cases run.
+fn install_syshold(built: &Built, stage: &Path) -> Result<()> {
+    install::shipped(built, stage)?;
+    for name in ["agent.toml", "approver.toml"] {
+        install::place(
+            &workspace().join("config").join(name),
+            &stage.join("etc/syshold"),
+            0o644,
+        )?;
     }
-    fs::set_permissions(dir("var/lib/syshold")?, fs::Permissions::from_mode(0o750))?;
-    let config = workspace().join("config");
-    for file in if config.is_dir() {
-        sh::files_below(&config)?
-    } else {
-        Vec::new()
-    } {
-        let name = file.file_name().context("a file has a name")?;
-        match file.extension().and_then(|ext| ext.to_str()) {
-            Some("service" | "socket" | "target") => {
-                fs::copy(&file, dir("usr/lib/systemd/system")?.join(name))?;
-            }
-            Some("toml") => {
-                fs::copy(&file, dir("etc/syshold")?.join(name))?;
-            }
-            _ => {}
-        }
+    for program in &built.helpers {
+        install::place(program, &stage.join("usr/lib/syshold-tests"), 0o755)?;
     }
     Ok(())
 }

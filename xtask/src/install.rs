@@ -1,0 +1,51 @@
+//! Where things belong on a host: one layout for archives and for test machines.
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::build::Built;
+use crate::layout::workspace;
+use crate::sh;
+
+/// What is shipped, below `root`: programs and units; what people read goes to `DOCS`. Nothing in
+/// /etc: an archive that is unpacked again must not replace anyone's policy.
+pub(crate) fn shipped(built: &Built, root: &Path) -> Result<()> {
+    for program in &built.programs {
+        let daemon = program.file_name().is_some_and(|name| name == "sysholdd");
+        place(
+            program,
+            &root.join(if daemon { "usr/sbin" } else { "usr/bin" }),
+            0o755,
+        )?;
+    }
+    for file in sh::files_below(&workspace().join("config"))? {
+        let unit = file.extension().is_some_and(|ext| ext == "service");
+        place(
+            &file,
+            &root.join(if unit { "usr/lib/systemd/system" } else { DOCS }),
+            0o644,
+        )?;
+    }
+    for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+        place(&workspace().join(file), &root.join(DOCS), 0o644)?;
+    }
+    let docs = workspace().join("docs");
+    for file in sh::files_below(&docs)? {
+        let inner = file.strip_prefix(&docs)?.parent().unwrap_or(Path::new(""));
+        place(&file, &root.join(DOCS).join("docs").join(inner), 0o644)?;
+    }
+    Ok(())
+}
+
+const DOCS: &str = "usr/share/doc/syshold";
+
+/// Copies a file into a directory, which is made if need be.
+pub(crate) fn place(file: &Path, dir: &Path, mode: u32) -> Result<PathBuf> {
+    fs::create_dir_all(dir)?;
+    let to = dir.join(file.file_name().context("a file has a name")?);
+    fs::copy(file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
+    fs::set_permissions(&to, fs::Permissions::from_mode(mode))?;
+    Ok(to)
+}
