@@ -57,7 +57,10 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     fs::write(dist.join(format!("{name}.sha256")), &sum)?;
     sh::say(
         "dist",
-        format_args!("{}: unpack it with `tar -C / -xzf`", archive.display()),
+        format_args!(
+            "{}: `tar -C / -xzf` it, then run systemd-sysusers",
+            archive.display()
+        ),
     );
     print!("{sum}");
     Ok(ExitCode::SUCCESS)

@@ -9,7 +9,7 @@ use crate::build::Built;
 use crate::layout::workspace;
 use crate::sh;
 
-/// What is shipped, below `root`: programs and units; what people read goes to `DOCS`. Nothing in
+/// What is shipped, below `root`: programs, units and the group; what people read goes to `DOCS`. Nothing in
 /// /etc: an archive that is unpacked again must not replace anyone's policy.
 pub(crate) fn shipped(built: &Built, root: &Path) -> Result<()> {
     for program in &built.programs {
@@ -21,12 +21,15 @@ pub(crate) fn shipped(built: &Built, root: &Path) -> Result<()> {
         )?;
     }
     for file in sh::files_below(&workspace().join("config"))? {
-        let unit = file.extension().is_some_and(|ext| ext == "service");
-        place(
-            &file,
-            &root.join(if unit { "usr/lib/systemd/system" } else { DOCS }),
-            0o644,
-        )?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".service") {
+            place(&file, &root.join("usr/lib/systemd/system"), 0o644)?;
+        } else if let Some(what) = name.strip_suffix(".sysusers.conf") {
+            let placed = place(&file, &root.join("usr/lib/sysusers.d"), 0o644)?;
+            fs::rename(&placed, placed.with_file_name(format!("{what}.conf")))?;
+        } else {
+            place(&file, &root.join(DOCS), 0o644)?;
+        }
     }
     for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT"] {
         place(&workspace().join(file), &root.join(DOCS), 0o644)?;
