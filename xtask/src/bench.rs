@@ -1,8 +1,9 @@
 //! `bench`: what Syshold costs, in guest instructions, beside a bare run and beside small peers.
 //!
-//! Machines count instructions for time, so figures repeat within a percent on any computer. The
-//! measuring program, `measure` of crate `tests`, prints one JSON object a line: a [`Figure`].
-use std::collections::BTreeMap;
+//! Machines count instructions for time, so figures repeat within a percent on any computer, busy
+//! or not. `tests/init/bench` drives a machine and prints one JSON object a line: a [`Figure`].
+mod table;
+
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -24,24 +25,55 @@ pub(crate) struct Arguments {
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// How many holds wait at once
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    holds: u32,
+    /// Measure what the last build made
+    #[arg(long)]
+    no_build: bool,
     /// Stop a machine after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     limit: u64,
 }
 
-/// One row of the table for one subject: `bare`, `syshold`, or a peer's name.
+/// What the guest found out about one row, for one subject: `bare`, `syshold`, or a peer's name.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 struct Figure {
     row: String,
     subject: String,
-    instructions: f64,
+    #[serde(flatten)]
+    found: Found,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(untagged)]
+enum Found {
+    Value {
+        unit: String,
+        /// The median where there are several.
+        value: f64,
+        #[serde(flatten)]
+        spread: Option<Spread>,
+    },
+    Missing {
+        /// Why.
+        missing: String,
+    },
+}
+
+/// The 10th and the 90th of a hundred.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+struct Spread {
+    low: f64,
+    high: f64,
+    count: u32,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     kernel: String,
     release: String,
+    rows: Vec<table::Line>,
     figures: Vec<Figure>,
 }
 
@@ -49,20 +81,18 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     setup::packages()?;
     let pins = Pins::load()?;
     let machine = setup::machine(&pins, &pins.select(&arguments.kernel)?, false)?;
-    let built = build::all(true)?;
+    let built = if arguments.no_build {
+        build::last(true)?
+    } else {
+        build::all(true)?
+    };
     let mut reports = Vec::new();
     for kernel in &machine.kernels {
-        sh::say(
-            "bench",
-            format_args!("kernel {} ({})", kernel.pin.name, kernel.release),
-        );
-        // For some seconds after boot background work inflates what is measured.
-        let mut job = Job::new(
-            kernel.clone(),
-            ["bash", "-c", "sleep 30; exec measure"]
-                .map(str::to_owned)
-                .to_vec(),
-        );
+        let (name, release) = (&kernel.pin.name, &kernel.release);
+        sh::say("bench", format_args!("kernel {name} ({release})"));
+        let holds = format!("BENCH_HOLDS={}", arguments.holds);
+        let command = ["env", &holds, "/usr/lib/syshold-vm/bench"].map(str::to_owned);
+        let mut job = Job::new(kernel.clone(), command.to_vec());
         job.icount = true;
         job.limit = Duration::from_secs(arguments.limit);
         let lines = Collect::default();
@@ -75,63 +105,25 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
         )?;
         ensure!(
             outcome.status == 0,
-            "measuring on kernel {} ended with status {}",
-            kernel.pin.name,
+            "measuring on kernel {name} ended with status {}",
             outcome.status
         );
-        reports.push(Report {
-            kernel: kernel.pin.name.clone(),
-            release: kernel.release.clone(),
-            figures: lines.figures()?,
-        });
+        let figures = lines.figures()?;
+        let report = Report {
+            kernel: name.clone(),
+            release: release.clone(),
+            rows: table::lines(&figures),
+            figures,
+        };
+        if !arguments.json {
+            table::print(&report);
+        }
+        reports.push(report);
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&reports)?);
-    } else {
-        reports.iter().for_each(print);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn print(report: &Report) {
-    let mut subjects: Vec<&str> = Vec::new();
-    let mut rows: Vec<&str> = Vec::new();
-    let mut cells = BTreeMap::new();
-    for figure in &report.figures {
-        if !subjects.contains(&figure.subject.as_str()) {
-            subjects.push(&figure.subject);
-        }
-        if !rows.contains(&figure.row.as_str()) {
-            rows.push(&figure.row);
-        }
-        cells.insert(
-            (figure.row.as_str(), figure.subject.as_str()),
-            figure.instructions,
-        );
-    }
-    let width = rows.iter().map(|row| row.len()).max().unwrap_or_default();
-    println!(
-        "\nKernel {}: guest instructions, and what is added to the bare run",
-        report.release
-    );
-    print!("{:width$}", "");
-    subjects.iter().for_each(|subject| print!(" {subject:>20}"));
-    println!();
-    for row in rows {
-        print!("{row:width$}");
-        let bare = cells.get(&(row, "bare"));
-        for subject in &subjects {
-            let cell = match (cells.get(&(row, *subject)), bare) {
-                (None, _) => "-".to_owned(),
-                (Some(count), Some(bare)) if *subject != "bare" => {
-                    format!("{count:.0} ({:+.0})", count - bare)
-                }
-                (Some(count), _) => format!("{count:.0}"),
-            };
-            print!(" {cell:>20}");
-        }
-        println!();
-    }
 }
 
 #[derive(Clone, Default)]

@@ -254,7 +254,8 @@ fn watch(mut guest: Guest, inbox: &mpsc::Receiver<Event>, job: &Job) -> Result<O
         let limit = if boot_seconds.is_some() || job.interactive {
             job.limit
         } else {
-            BOOT_LIMIT.min(job.limit)
+            // One thread that counts instructions emulates several times slower.
+            BOOT_LIMIT.min(job.limit) * if job.icount { 6 } else { 1 }
         };
         let Some(left) = limit.checked_sub(start.elapsed()) else {
             let what = if boot_seconds.is_some() {
