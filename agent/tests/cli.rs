@@ -333,6 +333,7 @@ async fn following_prints_each_change() {
         })));
     });
     let output = daemon.syshold(&["holds", "--follow"]).await;
+    assert_eq!(code(&output), Some(69), "an end that nobody asked for");
     let lines: Vec<_> = out(&output).lines().collect();
     assert_eq!(lines.len(), 2);
     assert!(

@@ -8,6 +8,8 @@ pub mod client;
 pub mod enrol;
 pub mod gateway;
 pub mod http;
+mod question;
+mod wire;
 
 pub use client::{Approver, Event};
 pub use gateway::Gateway;

@@ -27,6 +27,8 @@ pub(super) enum DaemonError {
     Silent(io::Error),
     #[error("the daemon's answer was cut short; see `journalctl -u sysholdd`")]
     Cut,
+    #[error("the daemon has ended this: it stopped, or nobody read fast enough; start again")]
+    Ended,
     #[error("the daemon's answer makes no sense ({0}); are syshold and sysholdd the same version?")]
     Malformed(serde_json::Error),
     #[error("the daemon's answer makes no sense; are syshold and sysholdd the same version?")]
@@ -38,7 +40,9 @@ pub(super) enum DaemonError {
 impl Failure for DaemonError {
     fn exit(&self) -> Exit {
         match self {
-            Self::NotRunning { .. } | Self::Silent(_) | Self::Cut => Exit::Unavailable,
+            Self::NotRunning { .. } | Self::Silent(_) | Self::Cut | Self::Ended => {
+                Exit::Unavailable
+            }
             Self::Permission { .. } => Exit::Permission,
             Self::Malformed(_) | Self::Other => Exit::Failure,
             Self::Refused(refused) => match refused.cause {

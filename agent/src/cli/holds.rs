@@ -38,7 +38,8 @@ pub(super) fn run(socket: &Path, args: &HoldsArgs) -> Outcome {
                 _ => return Err(DaemonError::Other.into()),
             }
         }
-        return Ok(ExitCode::SUCCESS);
+        // Nobody ends this but the daemon: it stops, or this reader was too slow for it.
+        return Err(DaemonError::Ended.into());
     }
     let mut holds = Vec::new();
     for reply in replies {

@@ -18,13 +18,14 @@ use tokio::time::timeout;
 use super::{Call, GROUP, Refusal, Reply};
 
 /// More callers than this at once are told to come back.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 32;
 /// Longest call, newline included.
 const MAX_CALL: u64 = 4096;
 /// For the call to arrive, and for the client to take each reply.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Replies waiting for a slow client; beyond it the client is dropped, never the driver slowed.
-const BACKLOG: usize = 1024;
+/// Replies waiting for a slow client, more than there can be holds; beyond it the client is
+/// dropped, never the driver slowed.
+const BACKLOG: usize = syshold_abi::MAX_PENDING as usize + 1024;
 
 /// A call as the driver gets it. Dropping `reply` ends the answer.
 #[derive(Debug)]
@@ -337,7 +338,7 @@ mod tests {
     async fn an_answer_longer_than_the_backlog_arrives_whole() {
         let (_dir, path, mut asked, _door) = open(1);
         let call = tokio::spawn(async move { send(&path, b"{\"call\":\"holds\"}\n").await });
-        let many = 3 * BACKLOG;
+        let many = BACKLOG + 10;
         let reply = |i| Reply::Governed {
             agent: format!("{i}"),
         };
@@ -376,10 +377,10 @@ mod tests {
         let big = Reply::Governed {
             agent: "x".repeat(1000),
         };
-        let taken = (0..100 * BACKLOG)
+        let taken = (0..10 * BACKLOG)
             .take_while(|_| slow.reply.send(big.clone()))
             .count();
-        assert!((BACKLOG..100 * BACKLOG).contains(&taken), "{taken}");
+        assert!((BACKLOG..10 * BACKLOG).contains(&taken), "{taken}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

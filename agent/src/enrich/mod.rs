@@ -8,34 +8,29 @@
 //! Reading can wait for a disk, and a process can make a reader of its memory wait for itself
 //! (userfaultfd): [`Enricher::describe_soon`] keeps both away from the driver, and bounded.
 mod digests;
+mod dir;
 pub mod parse;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::Mode;
 use nix::unistd::{SysconfVar, sysconf};
 use syshold_protocol::display::lossless;
 use syshold_protocol::request::MAX_ITEMS;
 use syshold_protocol::{self as protocol, Digest, Wide};
 use tokio::sync::Semaphore;
 
-use crate::park;
 use digests::Digests;
+use dir::{Dir, MAX_FILE};
 
 const MAX_ARGV: usize = 4096;
 const MAX_ANCESTORS: usize = 16;
-/// Longest path shown.
-const MAX_PATH: usize = 4096;
-/// Longest file of /proc that is read whole.
-const MAX_FILE: usize = 64 * 1024;
+/// Longest path shown, in bytes: all of a request has to fit into one envelope.
+const MAX_PATH: usize = 1024;
+const MAX_ANCESTOR_PATH: usize = 256;
 const MAX_MOUNTS: usize = 1 << 20;
 const MAX_PASSWD: usize = 1 << 20;
 /// Descriptors looked at for a path.
@@ -178,13 +173,13 @@ impl Enricher {
             tid,
             start_ns,
             comm: lossless(&comm),
-            exe: lossless(&exe),
+            exe: path_text(&exe, MAX_PATH),
             exe_sha256: self.digest(&thread),
             argv: shown(&argv),
             argv_cut: argv.cut,
             cwd: thread
                 .link("cwd")
-                .map_or_else(|_| UNKNOWN.to_owned(), |path| lossless(&path)),
+                .map_or_else(|_| UNKNOWN.to_owned(), |path| path_text(&path, MAX_PATH)),
             uid,
             user: user(uid),
             loginuid,
@@ -223,7 +218,7 @@ impl Enricher {
             process
                 .link(&format!("fd/{fd}"))
                 .ok()
-                .map(|path| lossless(&path))
+                .map(|path| path_text(&path, MAX_PATH))
         })
     }
 
@@ -276,9 +271,10 @@ impl Enricher {
                     .start_ticks
                     .saturating_mul(1_000_000_000 / self.ticks_per_s),
                 comm: lossless(&stat.comm),
-                exe: parent
-                    .link("exe")
-                    .map_or_else(|_| UNKNOWN.to_owned(), |path| lossless(&path)),
+                exe: parent.link("exe").map_or_else(
+                    |_| UNKNOWN.to_owned(),
+                    |path| path_text(&path, MAX_ANCESTOR_PATH),
+                ),
             });
             child = stat;
         }
@@ -320,108 +316,14 @@ fn shown(argv: &parse::Argv) -> Vec<String> {
     args
 }
 
-/// A folder of /proc that names one process or thread for good.
-struct Dir {
-    dir: OwnedFd,
-    pid: u32,
-}
-
-#[derive(Default)]
-struct Text {
-    bytes: Vec<u8>,
-    cut: bool,
-}
-
-impl Dir {
-    fn open(pid: u32) -> Result<Self, Error> {
-        Self::open_at(nix::fcntl::AT_FDCWD, &format!("/proc/{pid}"), pid)
-    }
-
-    fn open_at(at: impl AsFd, path: &str, pid: u32) -> Result<Self, Error> {
-        match openat(
-            at,
-            path,
-            OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(dir) => Ok(Self { dir, pid }),
-            Err(e) => Err(error(pid, "its folder", e)),
+/// A path with its beginning, where the installation is told, and its end, where the name is.
+fn path_text(path: &[u8], most: usize) -> String {
+    match path.len().checked_sub(most) {
+        None | Some(0) => lossless(path),
+        Some(_) => {
+            let (head, tail) = (&path[..most / 2], &path[path.len() - most / 2..]);
+            format!("{}…{}", lossless(head), lossless(tail))
         }
-    }
-
-    fn stat(&self) -> Result<parse::Stat, Error> {
-        let text = self
-            .read("stat", MAX_FILE)
-            .map_err(|e| self.error("the start time", e))?;
-        parse::stat(&text.bytes).ok_or_else(|| self.error("the start time", Errno::EINVAL))
-    }
-
-    fn cgroup(&self) -> String {
-        let text = self.read("cgroup", MAX_FILE).unwrap_or_default();
-        let Some(path) = parse::cgroup(&text.bytes) else {
-            return UNKNOWN.to_owned();
-        };
-        let path = lossless(&path[..path.len().min(MAX_PATH)]);
-        // A parked thread sits in a child that is ours, not its own.
-        match path
-            .strip_suffix(park::CHILD)
-            .and_then(|home| home.strip_suffix('/'))
-        {
-            Some("") => "/".to_owned(),
-            Some(home) => home.to_owned(),
-            None => path,
-        }
-    }
-
-    fn sub(&self, name: &str) -> nix::Result<OwnedFd> {
-        openat(
-            &self.dir,
-            name,
-            OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )
-    }
-
-    fn file(&self, name: &str) -> nix::Result<File> {
-        openat(
-            &self.dir,
-            name,
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
-            Mode::empty(),
-        )
-        .map(File::from)
-    }
-
-    fn read(&self, name: &str, most: usize) -> nix::Result<Text> {
-        let mut bytes = Vec::new();
-        self.file(name)?
-            .take(most as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-        let cut = bytes.len() > most;
-        bytes.truncate(most);
-        Ok(Text { bytes, cut })
-    }
-
-    fn link(&self, name: &str) -> nix::Result<Vec<u8>> {
-        let mut path = readlinkat(&self.dir, name).map(OsString::into_vec)?;
-        path.truncate(MAX_PATH);
-        Ok(path)
-    }
-
-    fn error(&self, what: &'static str, errno: Errno) -> Error {
-        error(self.pid, what, errno)
-    }
-}
-
-fn error(pid: u32, what: &'static str, errno: Errno) -> Error {
-    match errno {
-        Errno::ESRCH | Errno::ENOENT => Error::Gone { pid },
-        errno => Error::Unreadable {
-            pid,
-            what,
-            source: errno.into(),
-        },
     }
 }
 
@@ -535,6 +437,41 @@ mod tests {
         assert!(seen.argv.iter().map(String::len).sum::<usize>() <= MAX_ARGV + 10);
         shell.kill().unwrap();
         shell.wait().unwrap();
+    }
+
+    #[test]
+    fn long_paths_lose_their_middle_and_a_request_still_fits() {
+        assert_eq!(path_text(b"/usr/bin/cat", 12), "/usr/bin/cat");
+        assert_eq!(path_text(b"/usr/lib/bin/cat", 8), "/usr…/cat");
+        // As long as a process can make them, in letters that JSON keeps as they are.
+        let long = "p".repeat(4000);
+        let ancestor = Ancestor {
+            pid: u32::MAX,
+            start_ns: u64::MAX,
+            comm: "c".repeat(15),
+            exe: path_text(long.as_bytes(), MAX_ANCESTOR_PATH),
+        };
+        let described = Described {
+            pid: u32::MAX,
+            tid: u32::MAX,
+            start_ns: u64::MAX,
+            comm: "c".repeat(15),
+            exe: path_text(long.as_bytes(), MAX_PATH),
+            exe_sha256: Some(Digest::of(b"")),
+            argv: vec!["a".repeat(MAX_ARGV)],
+            argv_cut: true,
+            cwd: path_text(long.as_bytes(), MAX_PATH),
+            uid: u32::MAX,
+            user: None,
+            loginuid: None,
+            login_user: None,
+            tty: None,
+            cgroup: path_text(long.as_bytes(), MAX_PATH),
+            unit: None,
+            ancestry: vec![ancestor; MAX_ANCESTORS],
+        };
+        let bytes = serde_json::to_vec(&described.process()).unwrap().len();
+        assert!(bytes * 4 / 3 < protocol::MAX_ENVELOPE / 2, "{bytes}");
     }
 
     #[test]
