@@ -1,6 +1,7 @@
 """What test cases share: commands, servers, a running Syshold, and the person who answers."""
 
 import contextlib
+import hashlib
 import http.server
 import json
 import os
@@ -19,6 +20,8 @@ from stack import Failed  # noqa: E402, F401
 
 # Seconds a test may take unless it says `@limit(SECONDS)`.
 LIMIT = 60
+# Every wait may take so many times longer: machines are emulated, and several may share a processor.
+SLOW = 3
 # An address of this machine that is not loopback: servers of tests listen there.
 PEER = "198.51.100.1"
 OTHER_PEER = "198.51.100.2"
@@ -57,7 +60,7 @@ def uname():
 def sh(command, *, check=True, timeout=30, **more):
     """Runs a shell command as root, ungoverned."""
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, **more
+        ["bash", "-c", command], capture_output=True, text=True, timeout=timeout * SLOW, stdin=subprocess.DEVNULL, **more
     )
     if check and done.returncode != 0:
         raise AssertionError(f"{command!r} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -66,13 +69,13 @@ def sh(command, *, check=True, timeout=30, **more):
 
 def until(what, probe, seconds=10.0, pause=0.02):
     """Waits until `probe` returns something true, and returns that."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOW
     while True:
         found = probe()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            raise AssertionError(f"not within {seconds * SLOW} s: {what}")
         time.sleep(pause)
 
 
@@ -156,17 +159,58 @@ def policy(*, hold="60s", rules=""):
     return f"{head}{rules}\n[[rule]]{protect}"
 
 
-def start(text=None):
-    """Gateway and daemon with this policy, and who may approve. Holds of earlier tests are gone."""
+def start(text=None, *, fresh=False):
+    """Gateway and daemon with this policy, and who may approve; holds of earlier tests are gone.
+
+    A daemon that runs with this very policy already, and is well, goes on, unless `fresh`.
+    """
     text = policy() if text is None else text
     PII.mkdir(mode=0o755, exist_ok=True)
     (PII / "customers.csv").write_text("name,mail\nAda,ada@example.org\n")
+    if not fresh and _runs_with(text):
+        return stack.Person("approver")
     stack.start_gateway()
     person = stack.add_person("approver", ["privacy"])
     stack.enrol()
     stack.start_daemon(text)
     (STATE / "started").touch()
     return person
+
+
+def _runs_with(text):
+    """Does a healthy daemon enforce this policy, with nothing held and the gateway in reach?"""
+    if not (STATE / "started").exists() or stack.POLICY.read_text() != text:
+        return False
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        now = status()
+        if now is None or now["policy"]["sha256"] != hashlib.sha256(text.encode()).hexdigest():
+            return False
+        reachable = now["gateway"] and now["gateway"]["reachable"]
+        if now["canary"]["ok"] and now["ledger"]["ok"] and reachable and now["counts"]["pending"] == 0:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _control(call):
+    """What the daemon's control socket answers: cheaper than a process of the command line for every look."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(20)
+        s.connect("/run/syshold/control.sock")
+        s.sendall(json.dumps({"call": call}).encode() + b"\n")
+        replies = [json.loads(line) for line in s.makefile()]
+    assert replies and replies.pop() == {"reply": "end"}, replies
+    return replies
+
+
+def status():
+    """What `syshold status` is told; None without a daemon."""
+    try:
+        (reply,) = _control("status")
+    except OSError:
+        return None
+    return reply
 
 
 def governed(*words, agent=AGENT, user=None, **more):
@@ -189,24 +233,33 @@ def _end(child):
 
 def finish(child, timeout=20):
     """Waits for a command: its exit status, stdout and stderr."""
-    out, err = child.communicate(timeout=timeout)
+    out, err = child.communicate(timeout=timeout * SLOW)
     return child.returncode, out, err
 
 
 def holds():
-    """What is held, as `syshold holds --json` says it."""
-    said = sh("syshold holds --json").stdout
-    return [json.loads(line) for line in said.splitlines()]
+    """What is held, as `syshold holds` is told."""
+    return _control("holds")
+
+
+def _exactly(count, what, look, show, seconds, pause):
+    """Waits until `look` finds `count`, and says what it found instead."""
+    deadline = time.monotonic() + seconds * SLOW
+    while len(now := look()) != count:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds * SLOW} s: {count} {what}, but {[show(one) for one in now]}")
+        time.sleep(pause)
+    return now
 
 
 def held(count=1, seconds=10.0):
     """Waits until `count` syscalls are held, and returns them."""
-    return until(f"{count} held, not {holds()}", lambda: (lambda now: now if len(now) == count else None)(holds()), seconds)
+    return _exactly(count, "held", holds, lambda hold: (hold["action"], hold["object"]), seconds, 0.02)
 
 
 def asked(person, count=1, seconds=15.0):
     """Waits until `count` requests wait for people, and returns them, oldest first."""
-    return until(f"{count} asked", lambda: (lambda now: now if len(now) == count else None)(person.pending()), seconds)
+    return _exactly(count, "asked", person.pending, lambda approval: approval["title"], seconds, 0.1)
 
 
 def approve(person, approval, scope=None):
