@@ -1,9 +1,9 @@
-//! Digests of executables: each is read once, until its inode changes.
+//! Digests of executables: each is read once, until its inode changes, however many ask at once.
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use syshold_protocol::Digest;
@@ -23,8 +23,11 @@ struct Stamp {
     ctime: (i64, i64),
 }
 
+/// Locked while the file is read: whoever asks meanwhile waits for the one reading.
+type Slot = Arc<Mutex<Option<Digest>>>;
+
 #[derive(Debug, Default)]
-pub(super) struct Digests(Mutex<HashMap<Stamp, Digest>>);
+pub(super) struct Digests(Mutex<HashMap<Stamp, Slot>>);
 
 impl Digests {
     /// None: it is no regular file, too large, or changed while it was read.
@@ -32,24 +35,29 @@ impl Digests {
         let Some(before) = stamp(&file)? else {
             return Ok(None);
         };
-        if let Some(known) = self.known().get(&before) {
-            return Ok(Some(*known));
+        let slot = self.slot(before);
+        let mut known = lock(&slot);
+        if known.is_some() {
+            return Ok(*known);
         }
         let digest = hash(&mut file, before.size)?;
         if stamp(&file)? == Some(before) {
-            let mut known = self.known();
-            if known.len() >= REMEMBERED {
-                known.clear();
-            }
-            known.insert(before, digest);
-            return Ok(Some(digest));
+            *known = Some(digest);
         }
-        Ok(None)
+        Ok(*known)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Stamp, Digest>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self, stamp: Stamp) -> Slot {
+        let mut slots = lock(&self.0);
+        if slots.len() >= REMEMBERED && !slots.contains_key(&stamp) {
+            slots.clear();
+        }
+        Arc::clone(slots.entry(stamp).or_default())
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn stamp(file: &File) -> io::Result<Option<Stamp>> {
@@ -93,7 +101,7 @@ mod tests {
         let mtime = fs::metadata(&path).unwrap().modified().unwrap();
         assert_eq!(of(&digests, &path), Some(Digest::of(b"one")));
         assert_eq!(of(&digests, &path), Some(Digest::of(b"one")));
-        assert_eq!(digests.known().len(), 1);
+        assert_eq!(lock(&digests.0).len(), 1);
         // Past the clock tick that ctime counts in.
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(&path, "two").unwrap();
@@ -122,6 +130,6 @@ mod tests {
             fs::write(&path, i.to_string()).unwrap();
             assert!(of(&digests, &path).is_some());
         }
-        assert!(digests.known().len() <= REMEMBERED);
+        assert!(lock(&digests.0).len() <= REMEMBERED);
     }
 }

@@ -37,8 +37,10 @@ const MAX_PASSWD: usize = 1 << 20;
 const MAX_FDS: usize = 4096;
 /// Processes read at once: those that make us wait take no more threads than this.
 const READERS: usize = 16;
-/// For one process, its turn included; the digest of a large executable takes a second.
+/// For one process; the digest of a large executable takes a second.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How many times that for its turn.
+const TURNS: u32 = 6;
 /// Shown in place of what could not be read.
 const UNKNOWN: &str = "(unknown)";
 
@@ -128,18 +130,20 @@ impl Enricher {
         start_ns: u64,
     ) -> Result<Described, Error> {
         let this = Arc::clone(self);
-        let read = async move {
-            let seat = Arc::clone(&this.readers).acquire_owned().await.ok()?;
-            let read = tokio::task::spawn_blocking(move || {
-                let described = this.describe(tid, tgid, start_ns);
-                drop(seat);
-                described
-            });
-            read.await.ok()
+        let slow = Err(Error::Slow { pid: tgid });
+        // A turn may take long when many are held at once; that is nobody's fault.
+        let turn = Arc::clone(&self.readers).acquire_owned();
+        let Ok(Ok(seat)) = tokio::time::timeout(TURNS * self.patience, turn).await else {
+            return slow;
         };
+        let read = tokio::task::spawn_blocking(move || {
+            let described = this.describe(tid, tgid, start_ns);
+            drop(seat);
+            described
+        });
         match tokio::time::timeout(self.patience, read).await {
-            Ok(Some(described)) => described,
-            Ok(None) | Err(_) => Err(Error::Slow { pid: tgid }),
+            Ok(Ok(described)) => described,
+            Ok(Err(_)) | Err(_) => slow,
         }
     }
 
