@@ -62,8 +62,11 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
-            eprintln!("sysholdd: {error}");
+            if logs_to_journal() {
+                tracing::error!("{error}");
+            } else {
+                eprintln!("sysholdd: {error}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use syshold_ledger::Draft;
+use syshold_ledger::{Draft, Health};
 use syshold_protocol::accept::DenyCause;
 use syshold_protocol::decision::Assurance;
 use syshold_protocol::ids::RequestId;
@@ -124,6 +124,11 @@ impl Driver {
             Ok(described) => described,
             Err(cause) => return self.gate_step(gate::Input::AskFailed { request, cause }),
         };
+        // On its last space the ledger takes denials only: people would be asked in vain.
+        if *self.ledger.health().borrow() != Health::Good {
+            let cause = AskFailure::Record;
+            return self.gate_step(gate::Input::AskFailed { request, cause });
+        }
         if let (Some(fact), Some(found)) = (self.facts.get_mut(&ask.hold), path)
             && let Object::File { path, .. } = &mut fact.request.object
         {
@@ -219,6 +224,7 @@ impl Driver {
             }
             client::Event::GivenUp { id, cause } => {
                 tracing::error!(request = %id, %cause, "the gateway could not be asked");
+                self.record_aside(compose::unreachable_leaf(id, &cause.to_string()));
                 self.gate_step(gate::Input::Unreachable { request: id });
             }
         }

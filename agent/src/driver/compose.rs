@@ -304,6 +304,13 @@ pub(super) fn refusal_leaf(request: RequestId, cause: &str) -> Draft {
         .field("cause", cause)
 }
 
+/// Why the gateway could not be asked. The decision that follows says `unreachable`.
+pub(super) fn unreachable_leaf(request: RequestId, cause: &str) -> Draft {
+    Draft::new(Kind::Degraded)
+        .request(request.0)
+        .field("gateway", cause)
+}
+
 pub(super) fn outcome_leaf(
     hold: HoldId,
     request: Option<RequestId>,

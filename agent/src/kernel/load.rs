@@ -32,7 +32,11 @@ pub enum LoadError {
     #[error("the kernel's type information: {0}")]
     Btf(#[from] BtfError),
     #[error("the kernel programs do not load: {0}")]
-    Ebpf(#[from] EbpfError),
+    Ebpf(EbpfError),
+    #[error(
+        "the kernel does not let this process load its programs ({0}); run sysholdd as root with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, as its unit does"
+    )]
+    NotPermitted(EbpfError),
     #[error("the program {name} is refused by this kernel: {source}")]
     Program {
         name: &'static str,
@@ -131,7 +135,8 @@ impl Kernel {
             .btf(Some(&btf))
             .default_map_pin_directory(&maps)
             .override_global("OFFSETS", &offsets, true)
-            .load(OBJECT)?;
+            .load(OBJECT)
+            .map_err(loading)?;
         tracing::debug!("maps made or adopted");
         let mut programs = Vec::with_capacity(PROGRAMS.len());
         for &(name, kind, canary, required) in PROGRAMS {
@@ -180,6 +185,19 @@ impl Kernel {
             switch,
         })
     }
+}
+
+fn loading(error: EbpfError) -> LoadError {
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<io::Error>()
+            && io.kind() == io::ErrorKind::PermissionDenied
+        {
+            return LoadError::NotPermitted(error);
+        }
+        cause = inner.source();
+    }
+    LoadError::Ebpf(error)
 }
 
 fn poll(events: Events) -> Result<AsyncFd<Events>, LoadError> {
