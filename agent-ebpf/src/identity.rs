@@ -11,9 +11,9 @@ use syshold_abi::{
 };
 
 use crate::{
-    decide::{emit, forget, now},
     field::{Kernel, add, load, offset},
     maps::{CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE, USERS},
+    tell::{emit, forget, now},
 };
 
 /// Whom a hook is running for.
@@ -129,12 +129,13 @@ fn count_governed(by: i64) {
     }
 }
 
-/// Room for one more governed process? Leaves slack for forks under way on other CPUs.
+/// Room for one more governed process? Leaves slack for forks under way on other CPUs. Signed: a
+/// count that slipped below zero must not read as full.
 #[inline(always)]
 pub fn room_for_one_more() -> bool {
     SEQUENCE
         .get(1)
-        .is_some_and(|count| *count < u64::from(syshold_abi::MAX_GOVERNED) - 256)
+        .is_some_and(|count| (*count as i64) < i64::from(syshold_abi::MAX_GOVERNED) - 256)
 }
 
 /// `sched_process_fork`: the child has its PID and has not run yet.
