@@ -5,7 +5,7 @@
 //! syscall restarts and meets the hook again, until the daemon parks the thread in a frozen
 //! cgroup and, later, publishes a verdict and lets it go.
 use aya_ebpf::helpers::{
-    bpf_d_path, bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_ns,
+    bpf_d_path, bpf_get_current_cgroup_id, bpf_get_current_comm,
     generated::{
         bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_send_signal_thread,
         bpf_task_pt_regs,
@@ -21,8 +21,9 @@ use crate::{
     field::{Kernel, add, load, offset},
     identity::Current,
     maps::{
-        BLANK, COUNTS, DAEMON, EVENTS, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, VERDICTS,
+        BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, VERDICTS,
     },
+    tell::{bump, emit, forget, now},
 };
 
 const EPERM: i32 = 1;
@@ -72,26 +73,6 @@ pub enum Display {
     Path(Kernel),
     /// A NUL-terminated kernel string.
     Name(*const u8),
-}
-
-#[inline(always)]
-pub fn now() -> u64 {
-    // SAFETY: no arguments.
-    unsafe { bpf_ktime_get_ns() }
-}
-
-/// Wakes the daemon. False: the ring buffer is full.
-#[inline(always)]
-pub fn emit(event: &Event) -> bool {
-    EVENTS.output::<Event>(event, 0).is_ok()
-}
-
-#[inline(always)]
-pub fn bump(index: u32) {
-    if let Some(count) = COUNTS.get_ptr_mut(index) {
-        // SAFETY: this CPU's word; a lost count under preemption is a statistic.
-        unsafe { *count += 1 };
-    }
 }
 
 /// The kernel denies on its own: counted and told.
@@ -271,16 +252,6 @@ fn tell(who: &Current, kind: u32, id: u64) {
         id,
         ..Event::default()
     });
-}
-
-/// Removes a hold from PENDING.
-#[inline(always)]
-pub unsafe fn forget(tid: u32, tgid: u32) {
-    if PENDING.remove(&tid).is_ok()
-        && let Some(process) = GOVERNED.get_ptr_mut(&tgid)
-    {
-        add(&raw mut (*process).held, u64::MAX);
-    }
 }
 
 /// A new hold: may it be held here and now, and is someone there to decide?

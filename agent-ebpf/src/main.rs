@@ -28,6 +28,7 @@ mod hooks;
 mod identity;
 mod maps;
 mod paths;
+mod tell;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

@@ -88,9 +88,9 @@ pub static CANARY: Array<u64> = Array::pinned(hook::COUNT as u32, 0);
 #[map]
 pub static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(count::LEN, 0);
 
-/// 0: the last hold id. 1: how many processes are governed.
+/// 0: the last hold id. 1: how many processes are governed (the daemon counts those it takes).
 #[map]
-pub static SEQUENCE: Array<u64> = Array::pinned(2, 0);
+pub static SEQUENCE: Array<u64> = Array::pinned(2, MMAPABLE);
 
 /// An approved open file: proves that the `struct file` at that address is still the one.
 #[repr(C)]

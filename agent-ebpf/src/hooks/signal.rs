@@ -4,10 +4,10 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use syshold_abi::{Event, Key, PID_DAEMON, PID_FREE, event, hook};
 
 use crate::{
-    decide::{emit, now},
     field::{Kernel, load, offset},
     identity::byte_of,
     maps::GOVERNED,
+    tell::{emit, now},
 };
 
 /// More often than this a process's signals are not told; the daemon's sweep finds the rest.

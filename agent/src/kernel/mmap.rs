@@ -39,6 +39,15 @@ impl Shared {
             .store(word, Ordering::Release);
     }
 
+    /// Adds one to word `index`, as the kernel side does: atomically.
+    pub(super) fn count_up(&self, index: usize) {
+        assert!(index < self.len / 8, "word index within the map");
+        // SAFETY: in bounds (asserted), aligned, and shared with the kernel, which adds
+        // atomically too.
+        unsafe { AtomicU64::from_ptr(self.base.cast::<u64>().add(index).as_ptr()) }
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
     fn byte(&self, index: usize) -> &AtomicU8 {
         assert!(index < self.len, "byte index within the map");
         // SAFETY: in bounds (asserted); shared with the kernel, which stores single bytes.

@@ -40,6 +40,7 @@ pub struct Kernel {
     events: AsyncFd<Events>,
     pids: mmap::Shared,
     verdicts: mmap::Shared,
+    sequence: mmap::Shared,
     governed: HashMap<MapData, u32, Governed>,
     pending: HashMap<MapData, u32, Pending>,
     daemon: Array<MapData, Daemon>,
@@ -208,6 +209,8 @@ impl Kernel {
             held: 0,
         };
         map("GOVERNED", self.governed.insert(tgid, details, 0))?;
+        // Its exit counts down again.
+        self.sequence.count_up(1);
         self.pids.store_byte(tgid as usize, abi::pid_byte(agent.0));
         Ok(())
     }
