@@ -182,12 +182,12 @@ fn usable(sysroot: PathBuf) -> Option<Toolchain> {
 
 /// Debian's compiler where apt has a new enough one, else rustup's nightly.
 pub(crate) fn install() -> Result<()> {
-    let policy = sh::output(Command::new("apt-cache").args(["policy", DEBIAN_PACKAGES[0]]))
-        .unwrap_or_default();
-    let candidate = policy
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Candidate: 1."));
-    let minor = candidate.and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    let mut minor = debian_minor();
+    if minor.is_none() && sh::on_path("apt-get").is_some() {
+        // Fresh images come without package lists.
+        sh::run(sh::as_root("apt-get")?.arg("update"))?;
+        minor = debian_minor();
+    }
     // The first release of rustc with LLVM 22.
     if minor.is_some_and(|minor| minor >= 95) {
         return setup::install(&DEBIAN_PACKAGES);
@@ -211,6 +211,15 @@ pub(crate) fn install() -> Result<()> {
             DEBIAN_PACKAGES.join(" ")
         )
     })
+}
+
+/// The 1.x of the compiler that apt could install.
+fn debian_minor() -> Option<u32> {
+    let policy = sh::output(Command::new("apt-cache").args(["policy", DEBIAN_PACKAGES[0]])).ok()?;
+    let candidate = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: 1."))?;
+    candidate.split('.').next()?.parse().ok()
 }
 
 /// bpf-linker in the version we build with: the user's, or the one setup made for this project.
