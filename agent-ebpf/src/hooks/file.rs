@@ -104,8 +104,11 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     // SAFETY: the context is an array of words, the first of which is the argument.
     let raw = unsafe { copy(ctx.as_ptr().cast::<u64>()) };
     let file: Kernel = ctx.arg(0);
-    if raw.is_none_or(|raw| raw == 0) || file.is_null() {
-        return 0;
+    match raw {
+        None => return Answer::Deny.code(),
+        Some(0) => return 0,
+        Some(_) if file.is_null() => return 0,
+        Some(_) => {}
     }
     let prot: u64 = ctx.arg(2);
     let flags: u64 = ctx.arg(3);

@@ -1,7 +1,9 @@
 //! What the control socket is told, and the calls that change something.
 use std::fs;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::utsname::uname;
 use syshold_ledger::Health;
 use syshold_protocol::ids::Subject;
@@ -85,7 +87,9 @@ impl Driver {
             );
             return Reply::refused(Refusal::UnknownAgent, text);
         };
-        let Some(start_ns) = crate::governing::start_ns(peer.pid) else {
+        // Read while the caller is known to live, so that it is the caller's.
+        let start_ns = crate::governing::start_ns(peer.pid).filter(|_| lives(peer));
+        let Some(start_ns) = start_ns else {
             return Reply::refused(Refusal::Failed, "the caller is gone");
         };
         let tgid = peer.pid;
@@ -367,4 +371,12 @@ fn launcher(peer: &Peer) -> Option<Subject> {
     let uid = login.unwrap_or(peer.uid);
     let user = nix::unistd::User::from_uid(uid.into()).ok().flatten()?;
     (uid != 0).then(|| user.name.parse().ok()).flatten()
+}
+
+/// Whether the caller still runs: its pidfd becomes readable when it ends. Kernels before 6.5
+/// give no pidfd for a peer.
+fn lives(peer: &Peer) -> bool {
+    let Some(pidfd) = &peer.pidfd else { return true };
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }
