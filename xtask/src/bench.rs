@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Pins;
@@ -87,6 +87,7 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
         build::all(true)?
     };
     let mut reports = Vec::new();
+    let mut complete = true;
     for kernel in &machine.kernels {
         let (name, release) = (&kernel.pin.name, &kernel.release);
         sh::say("bench", format_args!("kernel {name} ({release})"));
@@ -102,12 +103,20 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
             &job,
             Box::new(lines.clone()),
             Box::new(std::io::stderr()),
-        )?;
-        ensure!(
-            outcome.status == 0,
-            "measuring on kernel {name} ended with status {}",
-            outcome.status
         );
+        // What was measured until then is worth showing all the same.
+        match outcome {
+            Ok(outcome) if outcome.status == 0 => {}
+            Ok(outcome) => {
+                complete = false;
+                let status = outcome.status;
+                sh::say("error", format_args!("kernel {name}: status {status}"));
+            }
+            Err(error) => {
+                complete = false;
+                sh::say("error", format_args!("{error:#}"));
+            }
+        }
         let figures = lines.figures()?;
         let report = Report {
             kernel: name.clone(),
@@ -123,7 +132,11 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&reports)?);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if complete {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 #[derive(Clone, Default)]
