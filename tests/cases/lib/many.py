@@ -1,0 +1,168 @@
+"""Many syscalls at once: one governed program with a thread each, and people who answer everything."""
+
+import collections
+import contextlib
+import http.client
+import json
+import random
+import re
+import selectors
+import socket
+import ssl
+import sys
+import threading
+import time
+
+import stack
+import syshold
+
+# Tries every word it is given or reads from stdin, a line each: a port of the peer, or a path.
+# Says what became of it at once.
+_PROGRAM = """
+import json, socket, sys, threading
+peer, saying = sys.argv[1], threading.Lock()
+def attempt(what):
+    try:
+        if what.isdigit():
+            with socket.socket() as s: s.connect((peer, int(what)))
+        else:
+            with open(what) as file: file.read()
+        errno = 0
+    except OSError as error:
+        errno = error.errno
+    with saying: print(json.dumps([what, errno]), flush=True)
+threading.stack_size(128 * 1024)
+def start(what): threading.Thread(target=attempt, args=(what,)).start()
+for what in sys.argv[2:]: start(what)
+for line in sys.stdin: start(line.strip())
+"""
+
+
+class Many:
+    """A governed program that tries many things; `said` has the errno of what has returned, 0 for success."""
+
+    def __init__(self, *objects):
+        self.said = collections.OrderedDict()
+        self.child = syshold.governed(sys.executable, "-c", _PROGRAM, syshold.PEER, *objects, stdin=-1)
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def attempt(self, *objects):
+        for what in objects:
+            self.child.stdin.write(f"{what}\n")
+        self.child.stdin.flush()
+
+    def _read(self):
+        for line in self.child.stdout:
+            what, errno = json.loads(line)
+            assert what not in self.said, f"{what} returned twice"
+            self.said[what] = errno
+
+    def wait_for(self, *objects, seconds=30):
+        """Until these have returned; their errnos."""
+        words = [str(what) for what in objects]
+        syshold.until(f"back: {words}, not only {dict(self.said)}", lambda: all(w in self.said for w in words), seconds)
+        return [self.said[word] for word in words]
+
+
+class Listeners:
+    """Accepts on many ports and counts."""
+
+    def __init__(self, ports):
+        self.seen = collections.Counter()
+        self._selector = selectors.DefaultSelector()
+        for port in ports:
+            listener = socket.create_server((syshold.PEER, port), backlog=1024)
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ, port)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            for key, _ in self._selector.select():
+                try:
+                    while True:
+                        connection, _ = key.fileobj.accept()
+                        self.seen[key.data] += 1
+                        connection.close()
+                except BlockingIOError:
+                    pass
+
+
+class People:
+    """Answers every request once, after a time by chance; `decide(approval)` gives the scope, or None to deny."""
+
+    def __init__(self, person, decide, *, chance=None, per_second=20):
+        self._token = (stack.TOKENS / person.name).read_text().strip()
+        self._decide = decide
+        self._chance = chance or random.Random()
+        self._per_second = per_second
+        self.answered = collections.Counter()
+        self._over = threading.Event()
+        self._queue, self._known, self._lock = [], set(), threading.Lock()
+        for target in (self._look, self._answer, self._answer):
+            threading.Thread(target=self._keep, args=(target,), daemon=True).start()
+
+    def stop(self):
+        self._over.set()
+
+    def _keep(self, target):
+        while not self._over.is_set():
+            # The gateway ends connections that it thinks idle.
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                target(self._connect())
+
+    def _look(self, connection):
+        while not self._over.is_set():
+            status, answer = self._call(connection, "GET", "/v1/approvals")
+            assert status == 200, (status, answer)
+            with self._lock:
+                for approval in answer["approvals"]:
+                    if approval["state"] == "waiting" and approval["id"] not in self._known:
+                        self._known.add(approval["id"])
+                        due = time.monotonic() + self._chance.expovariate(self._per_second)
+                        self._queue.append((due, approval))
+            self._over.wait(0.02)
+
+    def _answer(self, connection):
+        while not self._over.is_set():
+            with self._lock:
+                due = next((entry for entry in self._queue if entry[0] <= time.monotonic()), None)
+                if due:
+                    self._queue.remove(due)
+                    scope = self._decide(due[1])
+            if not due:
+                self._over.wait(0.005)
+                continue
+            approval = due[1]
+            try:
+                self._give(connection, approval, scope)
+            except (OSError, http.client.HTTPException):
+                with self._lock:
+                    self._queue.append(due)
+                raise
+
+    def _give(self, connection, approval, scope):
+        if scope is None:
+            call, body = "deny", {"reason": "by chance"}
+        else:
+            call, body = "approve", {"scope": scope, "rendered_sha256": approval["rendered_sha256"]}
+        status, answer = self._call(connection, "POST", f"/v1/approvals/{approval['id']}/{call}", body)
+        self.answered[f"{call} {scope or ''}".strip() if status == 200 else f"{status} {answer.get('type')}"] += 1
+
+    def _call(self, connection, method, path, body=None):
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read() or b"{}")
+
+    @staticmethod
+    def _connect():
+        tls = ssl.create_default_context(cafile=stack.GATEWAY_DIR / "ca.pem")
+        host, port = stack.PEOPLE_URL.removeprefix("https://").split(":")
+        return http.client.HTTPSConnection(host, int(port), context=tls, timeout=30)
+
+
+def port_of(approval):
+    """The port a request is about."""
+    return int(re.findall(r":(\d+)", approval["title"])[-1])
