@@ -1,6 +1,5 @@
 //! Who is governed: told by PID in one look-up, inherited, sticky.
 use aya_ebpf::{
-    EbpfContext,
     helpers::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
         generated::bpf_get_current_task_btf,
@@ -226,14 +225,14 @@ unsafe fn daemon_gone(tgid: u32) {
     }
 }
 
-/// Does an exec, a new user or a new cgroup make this process governed?
+/// Does an exec make this process governed? By its program, its user or its cgroup. A change of
+/// user alone does not: PAM changes it back and forth in processes that stay root's.
 #[inline(always)]
-pub unsafe fn enters<C: EbpfContext>(_: &C, exe: Option<InodeKey>, uid: Option<u32>, why: u32) {
+pub unsafe fn enters(exe: Option<InodeKey>, uid: u32) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let byte = byte_of(tgid);
     if byte != PID_FREE {
-        if why == hook::EXEC
-            && byte != PID_DAEMON
+        if byte != PID_DAEMON
             && let Some(process) = GOVERNED.get_ptr(&tgid)
         {
             tell_process(event::EXECED, tgid, tgid, (*process).start_ns);
@@ -242,10 +241,10 @@ pub unsafe fn enters<C: EbpfContext>(_: &C, exe: Option<InodeKey>, uid: Option<u
     }
     let agent = exe
         .and_then(|exe| EXES.get(&exe).copied())
-        .or_else(|| uid.and_then(|uid| USERS.get(&uid).copied()))
-        .or_else(|| if why == hook::EXEC { by_cgroup() } else { None });
+        .or_else(|| USERS.get(&uid).copied())
+        .or_else(|| by_cgroup());
     if let Some(agent) = agent {
-        govern(bpf_get_current_task_btf().cast(), agent, why);
+        govern(bpf_get_current_task_btf().cast(), agent, hook::EXEC);
     }
 }
 

@@ -9,7 +9,7 @@
 //! | `path_mknod` | creation below a protected root (`O_CREAT` must be held before it creates) |
 //! | `inode_init_security_anon`, `uring_allowed` | no io_uring for the governed: its errors bypass the restart |
 //! | `task_alloc`, `sched_process_fork`, `sched_process_exit` | who is governed, inherited and sticky |
-//! | `bprm_committed_creds`, `task_fix_setuid`, `cgroup_mkdir`, `cgroup_attach_task` | who becomes governed |
+//! | `bprm_committed_creds`, `cgroup_mkdir`, `cgroup_attach_task` | who becomes governed |
 //! | `signal_generate` | tells the daemon that a held thread has a signal to handle |
 //!
 //! Every sensitive operation funnels into [`decide`]. Whatever cannot be told is denied.

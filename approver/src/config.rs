@@ -176,7 +176,7 @@ impl Config {
                     "give a number from 1",
                 ));
             }
-            most => most.map_or(200, Spanned::into_inner),
+            most => most.map_or(2000, Spanned::into_inner),
         };
         Ok(Self {
             dir,

@@ -413,8 +413,6 @@ pub struct Offsets {
     pub kn_name: u32,
     pub kn_id: u32,
     pub bprm_file: u32,
-    pub bprm_cred: u32,
-    pub cred_uid: u32,
     pub regs_orig_ax: u32,
     pub sb_flags: u32,
 }
@@ -445,7 +443,7 @@ const _: () = {
     assert!(size_of::<PathRule>() == 16);
     assert!(size_of::<Daemon>() == 48);
     assert!(size_of::<Event>() == 72);
-    assert!(size_of::<Offsets>() == 44 * 4);
+    assert!(size_of::<Offsets>() == 42 * 4);
 };
 
 #[cfg(feature = "user")]

@@ -1,5 +1,6 @@
 //! Birth, exec, user change and death of processes.
 use aya_ebpf::{
+    helpers::bpf_get_current_uid_gid,
     macros::{btf_tracepoint, lsm},
     programs::{BtfTracePointContext, LsmContext},
 };
@@ -48,21 +49,9 @@ pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
     // SAFETY: a linux_binprm, by the hook's prototype.
     unsafe {
         let file: Kernel = load(bprm, offset!(bprm_file));
-        let cred: Kernel = load(bprm, offset!(bprm_cred));
-        let uid: u32 = load(cred, offset!(cred_uid));
-        enters(&ctx, Some(key_of(inode_of(file))), Some(uid), hook::EXEC);
-    }
-    0
-}
-
-/// `security_task_fix_setuid(new, old, flags)`: a user change without an exec.
-#[lsm(hook = "task_fix_setuid")]
-pub fn task_fix_setuid(ctx: LsmContext) -> i32 {
-    let new: Kernel = ctx.arg(0);
-    // SAFETY: a cred, by the hook's prototype.
-    unsafe {
-        let uid: u32 = load(new, offset!(cred_uid));
-        enters(&ctx, None, Some(uid), hook::TASK_ALLOC);
+        // Not bprm->cred: exec has handed it over to the task by now.
+        let uid = bpf_get_current_uid_gid() as u32;
+        enters(Some(key_of(inode_of(file))), uid);
     }
     0
 }

@@ -154,12 +154,16 @@ fn risk(fact: &Fact) -> Risk {
     }
 }
 
+/// The longest life any of the scopes allows. A process or session ends by itself; a day is the
+/// most that any grant may live.
 fn longest(scopes: &[Scope]) -> u32 {
-    let minutes = scopes.iter().filter_map(|scope| match scope {
-        Scope::For(minutes) => Some(u32::from(minutes.get())),
-        _ => None,
+    const DAY_S: u32 = 24 * 60 * 60;
+    let lives = scopes.iter().map(|scope| match scope {
+        Scope::Once => 0,
+        Scope::Process | Scope::Session => DAY_S,
+        Scope::For(minutes) => u32::from(minutes.get()) * 60,
     });
-    minutes.max().unwrap_or(0) * 60
+    lives.max().unwrap_or(0)
 }
 
 // ---- leaves ----
@@ -452,4 +456,16 @@ fn decided_by(by: By) -> DecidedBy {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_grant_lives_though_no_minutes_are_allowed() {
+        assert_eq!(longest(&[Scope::Once]), 0);
+        assert_eq!(longest(&[Scope::Once, Scope::Process]), 86_400);
+        assert_eq!(longest(&["10m".parse().unwrap()]), 600);
+    }
 }

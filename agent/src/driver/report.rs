@@ -376,7 +376,9 @@ fn launcher(peer: &Peer) -> Option<Subject> {
 /// Whether the caller still runs: its pidfd becomes readable when it ends. Kernels before 6.5
 /// give no pidfd for a peer.
 fn lives(peer: &Peer) -> bool {
-    let Some(pidfd) = &peer.pidfd else { return true };
+    let Some(pidfd) = &peer.pidfd else {
+        return true;
+    };
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }

@@ -80,7 +80,6 @@ const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
     ("sched_process_fork", Kind::Tracepoint, None, true),
     ("sched_process_exit", Kind::Tracepoint, None, true),
     ("bprm_committed_creds", Kind::Lsm, None, true),
-    ("task_fix_setuid", Kind::Lsm, None, true),
     ("task_alloc", Kind::Lsm, Some(hook::TASK_ALLOC), true),
     ("cgroup_mkdir", Kind::Tracepoint, None, true),
     ("cgroup_attach_task", Kind::Tracepoint, None, true),

@@ -85,8 +85,6 @@ pub fn resolve(path: &Path) -> Result<Offsets, OffsetError> {
         kn_name: at("kernfs_node", "name")?,
         kn_id: at("kernfs_node", "id")?,
         bprm_file: at("linux_binprm", "file")?,
-        bprm_cred: at("linux_binprm", "cred")?,
-        cred_uid: at("cred", "uid.val")?,
         regs_orig_ax: at("pt_regs", "orig_ax")?,
     })
 }
