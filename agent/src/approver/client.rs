@@ -123,6 +123,18 @@ impl Approver {
         }
     }
 
+    /// Withdraws what an earlier daemon asked: nobody waits for that answer any more.
+    pub fn take_back(&self, id: RequestId) {
+        Wire::report(
+            &self.wire,
+            Report {
+                method: Method::DELETE,
+                path: format!("/v1/requests/{id}"),
+                body: None,
+            },
+        );
+    }
+
     /// Tells the gateway what became of a request; people see it there.
     pub fn outcome(&self, outcome: &Outcome) -> Result<(), CanonicalError> {
         let sealed = self.wire.seal(outcome)?;

@@ -76,6 +76,7 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
     if let Err(error) = kernel::stop_dumps() {
         tracing::warn!(%error, "core dumps of this daemon are not prevented");
     }
+    let unanswered = driver::unanswered(&policy.host().ledger);
     let ledger = Ledger::open_with(
         &policy.host().ledger,
         HostName::of_this_machine()?,
@@ -106,6 +107,11 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
         }
         Err(error) => return Err(error.into()),
     };
+    if let Some(approver) = &approver {
+        for request in unanswered {
+            approver.take_back(request);
+        }
+    }
     let (to_driver, calls) = mpsc::channel(64);
     let _door = control::listen(&args.socket, to_driver)?;
     let parts = Parts {

@@ -12,6 +12,7 @@
 //! takes time (describing a process, a commit, the network) runs in a task of its own and comes
 //! back as an [`Input`]; the loop itself never waits for any of it, nor for a person.
 mod act;
+mod adopt;
 mod compose;
 mod reload;
 mod report;
@@ -47,6 +48,8 @@ use crate::park::Parking;
 use crate::policy::Policy;
 use crate::request::{AgentId, HoldId};
 use crate::rules::{self, BuiltIn, Facts};
+
+pub use self::adopt::unanswered;
 
 /// Between two heartbeats and canary rounds.
 const TICK: Duration = Duration::from_secs(1);
