@@ -1,5 +1,8 @@
 //! What the documents promise is there: every test that docs/architecture.md names.
-#![expect(clippy::unwrap_used, reason = "a test's helpers may fail like the test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may fail like the test"
+)]
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
