@@ -47,7 +47,8 @@ def handlers_keep_running(user):
     said, runs = out.split()
     assert (status, said) == (0, "opened"), (status, out, err)
     syshold.note(f"SIGALRM every 100 ms: its handler ran {runs} times while held for 2 s and more")
-    assert int(runs) >= 12, runs
+    # Not once a hold, nor now and then: a loaded machine gets to fewer than there are timer ticks.
+    assert int(runs) >= 6, runs
     # One question all the time.
     setting.nobody_asked(person)
 
@@ -71,7 +72,8 @@ def test_the_main_thread_handles_signals_while_a_worker_is_held():
     said, runs = out.split()
     assert (status, said) == (0, "opened"), (status, out, err)
     syshold.note(f"SIGALRM every 100 ms: the main thread handled {runs} while a worker was held for 2 s and more")
-    assert int(runs) >= 12, runs
+    # Not once a hold, nor now and then: a loaded machine gets to fewer than there are timer ticks.
+    assert int(runs) >= 6, runs
 
 
 def test_a_sigcont_handler_runs_at_most_once_a_hold():

@@ -167,13 +167,21 @@ def test_timeout_ends_a_held_program_in_time():
     person = setting.start()
     server = syshold.Server()
     terminal = Terminal()
-    terminal.type(f"timeout 2 curl --silent {server.url}")
-    start = time.monotonic()
-    (approval,) = syshold.asked(person, seconds=20)
-    terminal.prompt(10)
-    took = time.monotonic() - start
+    # On a slow machine curl may take all of two seconds to get to its connect.
+    for _ in range(5):
+        terminal.type(f"timeout 2 curl --silent {server.url}")
+        start = time.monotonic()
+        approvals = []
+        while not approvals and time.monotonic() - start < 2:
+            time.sleep(0.1)
+            approvals = person.pending()
+        terminal.prompt()
+        took = time.monotonic() - start
+        assert terminal.run("echo status $?") == "status 124\n"
+        if approvals:
+            break
+    (approval,) = approvals
     syshold.note(f"timeout 2 curl: over after {took:.2f} s")
     assert 1.8 < took < 3, took
-    assert terminal.run("echo status $?") == "status 124\n"
     assert not server.seen
     setting.over(person, approval)
