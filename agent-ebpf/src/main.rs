@@ -16,8 +16,8 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![allow(internal_features, reason = "atomic addition, see field::add")]
-#![allow(
+#![expect(internal_features, reason = "atomic addition, see field::add")]
+#![expect(
     unsafe_op_in_unsafe_fn,
     reason = "nearly every line reads kernel memory"
 )]
