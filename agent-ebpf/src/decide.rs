@@ -166,6 +166,10 @@ unsafe fn path_rule(agent: u32, what: &What) -> u32 {
     let Some(daemon) = DAEMON.get_ptr(0) else {
         return verdict::DENY;
     };
+    // What this does not look at below must not read as allowed.
+    if what.key.actions & !(action::READ | action::WRITE) != 0 {
+        return verdict::ASK;
+    }
     let row = ((*daemon).bank & 1) * PATH_RULES as u32 + (agent & 63) * action::COUNT as u32;
     let glob = if what.glob == 0 {
         verdict::ALLOW
