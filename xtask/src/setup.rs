@@ -16,13 +16,14 @@ use crate::sh;
 use crate::toolchain::{self, BPF_LINKER_VERSION};
 
 /// What a program comes from, on Debian and Ubuntu.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("cc", "gcc"),
     ("depmod", "kmod"),
     ("dpkg-deb", "dpkg"),
     ("du", "coreutils"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
+    ("openssl", "openssl"),
     ("strace", "strace"),
     ("strip", "binutils"),
     ("tar", "tar"),
@@ -127,6 +128,15 @@ pub(crate) fn packages() -> Result<()> {
         .collect();
     if !Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
         missing.push("debian-archive-keyring");
+    }
+    // The gateway's tests run a Slack client of others in a virtual environment.
+    let mut venv = Command::new("python3");
+    if !venv
+        .args(["-c", "import venv, ensurepip"])
+        .output()
+        .is_ok_and(|done| done.status.success())
+    {
+        missing.push("python3-venv");
     }
     if missing.is_empty() {
         return Ok(());
