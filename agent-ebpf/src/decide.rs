@@ -20,9 +20,7 @@ use syshold_abi::{
 use crate::{
     field::{Kernel, add, load, offset},
     identity::Current,
-    maps::{
-        BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, VERDICTS,
-    },
+    maps::{BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, VERDICTS},
     tell::{bump, emit, forget, now},
 };
 

@@ -1,9 +1,7 @@
 //! Who is governed: told by PID in one look-up, inherited, sticky.
-use aya_ebpf::{
-    helpers::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
-        generated::bpf_get_current_task_btf,
-    },
+use aya_ebpf::helpers::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
+    generated::bpf_get_current_task_btf,
 };
 use syshold_abi::{
     Event, Governed, InodeKey, Key, PID_DAEMON, PID_FREE, PID_PAGE, event, hook, pid_byte,
@@ -114,6 +112,7 @@ unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32) {
         root,
         signal_ns: 0,
         held: 0,
+        taint: 0,
     };
     if GOVERNED.insert(&tgid, &details, 0).is_ok() {
         count_governed(1);

@@ -4,8 +4,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use syshold_abi::{
-    CGROUP_NAME_LEN, Daemon, Governed, InodeKey, Key, MAX_GOVERNED, MAX_NET_RULES, MAX_PENDING,
-    NetRule, PATH_RULES, PID_LIMIT, PID_PAGE, PathRule, Pending, Root, VERDICT_SLOTS, count, hook,
+    AgentRules, CGROUP_NAME_LEN, Daemon, Governed, InodeKey, Key, MAX_AGENTS, MAX_GOVERNED,
+    MAX_NET_RULES, MAX_PENDING, NetRule, PATH_RULES, PID_LIMIT, PID_PAGE, PathRule, Pending, Place,
+    Root, VERDICT_SLOTS, count, hook,
 };
 
 const NO_PREALLOC: u32 = 1;
@@ -47,6 +48,24 @@ pub static NET_RULES: Array<NetRule> = Array::pinned(2 * MAX_NET_RULES as u32, 0
 /// Two banks of path rules: agent × action.
 #[map]
 pub static PATH_RULE: Array<PathRule> = Array::pinned(2 * PATH_RULES as u32, 0);
+
+/// Two banks of what agents may do beside their rules, by agent.
+#[map]
+pub static AGENT_RULES: Array<AgentRules> = Array::pinned(2 * MAX_AGENTS as u32, 0);
+
+/// Classes that any process of an agent has read, by agent.
+#[map]
+pub static AGENT_TAINT: Array<u64> = Array::pinned(MAX_AGENTS as u32, MMAPABLE);
+
+/// Devices (`i_rdev`) that agents may open beside the harmless ones: value = a bit per agent. Full
+/// → the daemon refuses the policy.
+#[map]
+pub static DEVICES: HashMap<u32, u64> = HashMap::pinned(1024, NO_PREALLOC);
+
+/// Unix sockets of ungoverned programs that agents may reach: value = a bit per agent. Full → the
+/// daemon refuses the policy.
+#[map]
+pub static UNIX_SOCKETS: HashMap<Place, u64> = HashMap::pinned(1024, NO_PREALLOC);
 
 /// Protected roots. Full → the daemon refuses the policy.
 #[map]

@@ -1,7 +1,7 @@
 //! Which file is protected: a walk up the dentries, comparing device and inode with the
 //! enrolled roots. Binds, chroots and mount namespaces change nothing: `d_parent` knows no
 //! mounts. A chain that does not end at the file system's root is protected.
-use syshold_abi::{InodeKey, MAX_DEPTH, Root};
+use syshold_abi::{CLASS_OWN, CLASS_OWN_PROGRAMS, InodeKey, MAX_DEPTH, Root};
 
 use crate::{
     field::{Kernel, copy, inside, load, offset},
@@ -17,9 +17,10 @@ pub struct Classes {
 
 impl Classes {
     const NONE: Self = Self { sure: 0, glob: 0 };
-    /// Nobody can tell: all of them, so that the strictest rule counts.
+    /// Nobody can tell: all of the policy's, so that the strictest rule counts. The daemon's own
+    /// folders are not deep, and nobody governed can make them so.
     const ALL: Self = Self {
-        sure: u64::MAX,
+        sure: !(CLASS_OWN | CLASS_OWN_PROGRAMS),
         glob: 0,
     };
 
@@ -156,25 +157,20 @@ unsafe fn name_fits(dentry: Kernel, root: &Root) -> bool {
     ((tail[0] ^ root.suffix[0]) & root.mask[0]) | ((tail[1] ^ root.suffix[1]) & root.mask[1]) == 0
 }
 
-/// FNV-1a of a name, to tell apart the files created in one directory.
+/// As `abi::name_hash`, to tell apart the files created in one directory.
 #[inline(always)]
 pub unsafe fn name_hash(dentry: Kernel) -> u64 {
     let len: u32 = load(dentry, offset!(dentry_name_len));
     let name: u64 = load(dentry, offset!(dentry_name));
-    let mut hash = 0xcbf2_9ce4_8422_2325 ^ u64::from(len);
     // Names are at most 255 bytes; d_name is NUL-terminated and 8-byte aligned in the dentry.
-    for i in 0..32u32 {
-        if i * 8 >= len {
-            break;
-        }
-        let Some(mut word) = copy((name + u64::from(i) * 8) as *const u64) else {
-            break;
-        };
-        let left = len - i * 8;
-        if left < 8 {
-            word &= (1 << (left * 8)) - 1;
-        }
-        hash = (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash
+    let words = (0..32u32).map_while(|i| {
+        let left = len.checked_sub(i * 8).filter(|left| *left > 0)?;
+        let word = copy((name + u64::from(i) * 8) as *const u64)?;
+        Some(if left < 8 {
+            word & ((1 << (left * 8)) - 1)
+        } else {
+            word
+        })
+    });
+    syshold_abi::name_hash(len, words)
 }

@@ -6,12 +6,16 @@
 #![no_std]
 
 /// Version of everything in this file; pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Most governed agents a policy may name: one bit each in [`NetRule::agents`].
 pub const MAX_AGENTS: usize = 64;
 /// Most data classes a policy may name: one bit each in [`Root::classes`].
-pub const MAX_CLASSES: usize = 64;
+pub const MAX_CLASSES: usize = 62;
+/// Bit of the daemon's own files, which nobody governed may touch: policy, ledger, pins, sockets.
+pub const CLASS_OWN: u64 = 1 << 63;
+/// Bit of the daemon's own programs and units, which may be read and executed, not changed.
+pub const CLASS_OWN_PROGRAMS: u64 = 1 << 62;
 /// Most network rules the kernel answers; further rules are judged in user space.
 pub const MAX_NET_RULES: usize = 128;
 /// Most holds pending at once; a further one is denied.
@@ -93,7 +97,41 @@ pub mod hook {
     pub const EXEC: u32 = 10;
     pub const EXIT: u32 = 11;
     pub const SIGNAL: u32 = 12;
-    pub const COUNT: usize = 16;
+    pub const SOCKET_BIND: u32 = 13;
+    pub const SOCKET_LISTEN: u32 = 14;
+    pub const SOCKET_ACCEPT: u32 = 15;
+    pub const SOCKET_SETSOCKOPT: u32 = 16;
+    pub const UNIX_CONNECT: u32 = 17;
+    pub const UNIX_SEND: u32 = 18;
+    /// The `cgroup_skb` program behind the socket hooks.
+    pub const EGRESS: u32 = 19;
+    pub const PATH_RENAME: u32 = 20;
+    pub const PATH_LINK: u32 = 21;
+    /// Also `path_rmdir`.
+    pub const PATH_UNLINK: u32 = 22;
+    /// Also `file_truncate`.
+    pub const PATH_TRUNCATE: u32 = 23;
+    /// chmod, chown, extended attributes.
+    pub const PATH_ATTRIBUTES: u32 = 24;
+    /// mkdir, symlink.
+    pub const PATH_MAKE: u32 = 25;
+    pub const BPRM_CHECK: u32 = 26;
+    pub const BPRM_CREDS: u32 = 27;
+    pub const SETUID: u32 = 28;
+    pub const CAPSET: u32 = 29;
+    pub const CAPABLE: u32 = 30;
+    pub const USERNS: u32 = 31;
+    pub const MOUNT: u32 = 32;
+    pub const PTRACE: u32 = 33;
+    pub const BPF: u32 = 34;
+    pub const PERF: u32 = 35;
+    /// Modules, kexec images, firmware.
+    pub const KERNEL_CODE: u32 = 36;
+    pub const KILL: u32 = 37;
+    pub const IOCTL: u32 = 38;
+    /// Limits, priorities and scheduling of the daemon.
+    pub const DAEMON_TASK: u32 = 39;
+    pub const COUNT: usize = 48;
 }
 
 /// Why the kernel denied on its own. In [`Event::cause`] and the count array.
@@ -120,7 +158,28 @@ pub mod cause {
     pub const UNREADABLE: u32 = 10;
     /// Built in: the gateway, the daemon's own files.
     pub const SELF_PROTECTION: u32 = 11;
-    pub const COUNT: usize = 16;
+    /// A capability that would lift the hold, see [`super::CAPABILITIES_DENIED`].
+    pub const CAPABILITY: u32 = 12;
+    /// A user namespace, a mount, a chroot.
+    pub const NAMESPACE: u32 = 13;
+    /// Tracing, or reading through /proc, a process of someone else.
+    pub const TRACE: u32 = 14;
+    pub const DEVICE: u32 = 15;
+    /// Writing to cgroupfs, bpffs, tracefs, /proc/sys and the like.
+    pub const KERNEL_FS: u32 = 16;
+    /// Keystrokes put into a terminal.
+    pub const TERMINAL: u32 = 17;
+    /// bpf(), perf events, modules, kexec.
+    pub const KERNEL_CODE: u32 = 18;
+    /// A socket option or control message that changes where packets go.
+    pub const SOCKET_OPTION: u32 = 19;
+    /// A unix socket of a program that is not governed, and not named by the policy.
+    pub const UNIX_SOCKET: u32 = 20;
+    /// setfsuid(), whose error the kernel swallows.
+    pub const SETFSUID: u32 = 21;
+    /// The arguments of a program differ from those that were approved.
+    pub const ARGUMENTS: u32 = 22;
+    pub const COUNT: usize = 32;
 }
 
 /// Where an object lives, in [`Key::kind`].
@@ -129,6 +188,21 @@ pub mod object {
     pub const FILE: u32 = 2;
     /// A name about to be created in a directory: `ino` is the directory's, `extra` a name hash.
     pub const NEW_FILE: u32 = 3;
+    /// A listening unix socket.
+    pub const UNIX: u32 = 4;
+    /// A change of credentials.
+    pub const PRIVILEGE: u32 = 5;
+}
+
+/// What kind of privilege, in [`Key::a`] of [`object::PRIVILEGE`].
+pub mod privilege {
+    /// setuid and its kin: `b` the new effective user id, `c` the new group id.
+    pub const SETUID: u64 = 1;
+    /// capset: `b` the effective capabilities that are new.
+    pub const CAPSET: u64 = 2;
+    /// A program with set-user-id, set-group-id or file capabilities: `b` the new effective user
+    /// id, `c` its inode number, `extra` its device.
+    pub const PROGRAM: u64 = 3;
 }
 
 /// The kernel object and the act a verdict belongs to. Never a path or a PID alone.
@@ -136,7 +210,11 @@ pub mod object {
 /// SOCKET: `a` socket cookie, `b`/`c` the address as two big-endian halves (IPv4 is mapped to
 /// ::ffff:0:0/96), `extra` = protocol << 16 | port (host order).
 /// FILE: `a` s_dev, `b` i_ino, `c` i_generation, `extra` 0.
+/// A rename or link of it: `extra` a hash of the new place.
 /// `NEW_FILE`: `a` s_dev, `b` directory i_ino, `c` hash of the name, `extra` 0.
+/// UNIX: `a` s_dev, `b` i_ino, `c` hash of the name; an abstract name: `a`, `b` 0.
+/// PRIVILEGE: see [`privilege`].
+/// A socket that listens: `b`/`c` and the port are its own address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -170,6 +248,8 @@ pub struct Pending {
     pub classes: u64,
     /// Classes that a glob may add: user space matches the path before anyone is asked.
     pub glob_classes: u64,
+    /// Classes that the process, or its agent, has read.
+    pub taint: u64,
     /// The thread's cgroup, `kernfs_node.id`.
     pub cgroup: u64,
     pub tid: u32,
@@ -238,6 +318,8 @@ pub struct Governed {
     pub signal_ns: u64,
     /// How many of its threads are held.
     pub held: u64,
+    /// Classes it has read, or inherited from who has.
+    pub taint: u64,
 }
 
 /// A protected root. Key: [`InodeKey`].
@@ -271,6 +353,8 @@ pub struct InodeKey {
 pub struct NetRule {
     /// Bit per agent.
     pub agents: u64,
+    /// The rule is only for processes that carry one of these classes; 0: for all.
+    pub after: u64,
     /// Network prefix, big-endian halves, IPv4 as ::ffff:0:0/96.
     pub addr_hi: u64,
     pub addr_lo: u64,
@@ -283,7 +367,7 @@ pub struct NetRule {
     pub proto: u32,
     /// ALLOW, DENY or ASK of [`verdict`].
     pub verdict: u32,
-    /// Bits of [`action`]: CONNECT, SEND.
+    /// Bits of [`action`]: CONNECT, SEND, LISTEN.
     pub actions: u32,
     /// Index of the rule in the policy, for counting; `u32::MAX`: built in.
     pub rule: u32,
@@ -296,6 +380,71 @@ pub struct NetRule {
 pub struct PathRule {
     pub allow: u64,
     pub deny: u64,
+    /// Carrying one of these, a process is asked, whatever the other two say.
+    pub after: u64,
+}
+
+/// What an agent may do that is otherwise denied outright, and how its other rules stand.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AgentRules {
+    /// Capabilities of [`CAPABILITIES_DENIED`] that it keeps.
+    pub capabilities: u64,
+    /// Bits of [`exception`].
+    pub exceptions: u32,
+    /// ALLOW, DENY or ASK: changes of credentials.
+    pub privilege: u32,
+}
+
+/// In [`AgentRules::exceptions`].
+pub mod exception {
+    /// User namespaces, and mounts and capabilities inside them: bwrap, rootless podman.
+    pub const USER_NAMESPACES: u32 = 1 << 0;
+    /// Every process of the agent carries what any of them has read.
+    pub const SHARED_TAINT: u32 = 1 << 1;
+    /// Tracing and reading through /proc of its own user's processes.
+    pub const TRACE: u32 = 1 << 2;
+}
+
+/// Capabilities (include/uapi/linux/capability.h) the governed do not have: each would lift the
+/// hold or reach into the kernel. `DAC_READ_SEARCH` `NET_ADMIN` `NET_RAW` `SYS_MODULE` `SYS_RAWIO`
+/// `SYS_PTRACE` `SYS_ADMIN` `SYS_BOOT` `MKNOD` `MAC_OVERRIDE` `MAC_ADMIN` `PERFMON` `BPF`
+/// `CHECKPOINT_RESTORE`.
+pub const CAPABILITIES_DENIED: u64 = 1 << 2
+    | 1 << 12
+    | 1 << 13
+    | 1 << 16
+    | 1 << 17
+    | 1 << 19
+    | 1 << 21
+    | 1 << 22
+    | 1 << 27
+    | 1 << 32
+    | 1 << 33
+    | 1 << 38
+    | 1 << 39
+    | 1 << 40;
+
+/// A name in a folder: where a unix socket listens. The name by its hash, because the socket's
+/// inode changes with each start of its program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Of the folder; 0 with `dev` 0: an abstract name.
+    pub ino: u64,
+    /// As [`name_hash`].
+    pub name: u64,
+    pub dev: u32,
+    pub _pad: u32,
+}
+
+/// A hash of a file name, or of an abstract socket's name without its first NUL: FNV-1a by words
+/// of eight bytes, the last one filled with NULs. `words` yields them.
+#[must_use]
+pub fn name_hash(len: u32, words: impl Iterator<Item = u64>) -> u64 {
+    words.fold(0xcbf2_9ce4_8422_2325 ^ len as u64, |hash, word| {
+        (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// Number of [`PathRule`]s in one bank.
@@ -366,6 +515,9 @@ pub mod event {
     pub const EXITED: u32 = 7;
     /// A governed process runs another program now. `key.a`: its `start_boottime`.
     pub const EXECED: u32 = 8;
+    /// A process carries classes that it did not before: `key.a` those, `id` the hold that let it
+    /// read them, or 0 when a rule of the kernel did.
+    pub const TAINTED: u32 = 9;
 }
 
 /// Byte offsets of kernel fields, resolved by the daemon from the running kernel's BTF.
@@ -435,12 +587,14 @@ pub mod count {
 // A change of any of these must bump ABI_VERSION.
 const _: () = {
     assert!(size_of::<Key>() == 40);
-    assert!(size_of::<Pending>() == 40 + 9 * 8 + 8 * 4 + 16 + PATH_LEN);
-    assert!(size_of::<Governed>() == 32);
+    assert!(size_of::<Pending>() == 40 + 10 * 8 + 8 * 4 + 16 + PATH_LEN);
+    assert!(size_of::<Governed>() == 40);
     assert!(size_of::<Root>() == 56);
     assert!(size_of::<InodeKey>() == 16);
-    assert!(size_of::<NetRule>() == 64);
-    assert!(size_of::<PathRule>() == 16);
+    assert!(size_of::<NetRule>() == 72);
+    assert!(size_of::<PathRule>() == 24);
+    assert!(size_of::<AgentRules>() == 16);
+    assert!(size_of::<Place>() == 24);
     assert!(size_of::<Daemon>() == 48);
     assert!(size_of::<Event>() == 72);
     assert!(size_of::<Offsets>() == 42 * 4);
@@ -457,6 +611,8 @@ mod user {
     unsafe impl aya::Pod for InodeKey {}
     unsafe impl aya::Pod for NetRule {}
     unsafe impl aya::Pod for PathRule {}
+    unsafe impl aya::Pod for AgentRules {}
+    unsafe impl aya::Pod for Place {}
     unsafe impl aya::Pod for Daemon {}
     unsafe impl aya::Pod for Event {}
     unsafe impl aya::Pod for Offsets {}

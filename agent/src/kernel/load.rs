@@ -15,7 +15,7 @@ use super::offsets::{self, OffsetError};
 use super::{Events, Kernel, mmap};
 
 /// Where links and maps are pinned. The version is in the path: another layout is not adopted.
-pub const PINS: &str = "/sys/fs/bpf/syshold/v1";
+pub const PINS: &str = "/sys/fs/bpf/syshold/v2";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syshold.bpf.o"));
 

@@ -207,6 +207,7 @@ impl Kernel {
             root: tgid,
             signal_ns: 0,
             held: 0,
+            taint: 0,
         };
         map("GOVERNED", self.governed.insert(tgid, details, 0))?;
         // Its exit counts down again.

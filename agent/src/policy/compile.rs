@@ -182,7 +182,7 @@ mod tests {
                 .iter()
                 .flat_map(|action| {
                     let row = request.agent.0 as usize * action::COUNT + action as usize;
-                    let PathRule { allow, deny } = tables.path[row];
+                    let PathRule { allow, deny, .. } = tables.path[row];
                     request.classes.iter().map(move |bit| {
                         match (deny >> bit & 1, allow >> bit & 1) {
                             (1, _) => verdict::DENY,

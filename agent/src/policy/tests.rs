@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use syshold_abi::{MAX_AGENTS, MAX_CLASSES};
 use syshold_protocol::ids::Digest;
 
 use super::*;
@@ -133,10 +134,10 @@ fn there_are_bounds() {
             "at most 64 agents",
         ),
         (
-            many(65, &|i| {
+            many(MAX_CLASSES + 1, &|i| {
                 format!("[[protect]]\nname = \"c{i}\"\npaths = \"/c{i}\"\n")
             }),
-            "at most 64 sets",
+            "at most 62 sets",
         ),
         (
             format!(
@@ -170,10 +171,12 @@ fn there_are_bounds() {
 }
 
 #[test]
-fn all_64_agents_and_classes_can_be_used() {
+fn all_agents_and_classes_can_be_used() {
     let mut text = String::new();
-    for i in 0..64 {
+    for i in 0..MAX_AGENTS {
         text.push_str(&format!("[[govern]]\nname = \"a{i}\"\nowner = \"o\"\n"));
+    }
+    for i in 0..MAX_CLASSES {
         text.push_str(&format!(
             "[[protect]]\nname = \"c{i}\"\npaths = \"/c{i}\"\n"
         ));
@@ -183,7 +186,7 @@ fn all_64_agents_and_classes_can_be_used() {
     let [rule] = policy.rules() else { panic!() };
     assert_eq!(
         (rule.agent_bits(), rule.data),
-        (u64::MAX, Classes(u64::MAX))
+        (u64::MAX, Classes(u64::MAX >> (64 - MAX_CLASSES)))
     );
     assert!(rule.applies_to(AgentId(63)) && !rule.applies_to(AgentId(64)));
 }
