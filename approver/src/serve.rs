@@ -204,7 +204,7 @@ fn listen(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(1024)
         .keep_alive_interval(HEADER_TIME);
     tasks.spawn(server.serve(app.into_make_service()));
     Ok((bound, handle))

@@ -1,6 +1,6 @@
 //! Signed calls to the gateway, and what they tell about its health.
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const WAIT: Duration = Duration::from_secs(25);
 /// On top of the wait of a long-poll.
 const GRACE: Duration = Duration::from_secs(10);
 /// Long-polls open at once; with more questions than that each one waits less.
-const POLLS: usize = 100;
+const POLLS: usize = 400;
 /// A call that does not wait for people.
 pub(super) const CALL: Duration = Duration::from_secs(15);
 /// How long withdrawals and outcomes are tried.
@@ -46,6 +46,8 @@ pub(super) struct Wire {
     questions: AtomicUsize,
     seats: Semaphore,
     reports: AtomicUsize,
+    /// Reports are being dropped, and it was said.
+    overflowing: AtomicBool,
     reporting: Semaphore,
 }
 
@@ -67,6 +69,7 @@ impl Wire {
             questions: AtomicUsize::new(0),
             seats: Semaphore::new(POLLS),
             reports: AtomicUsize::new(0),
+            overflowing: AtomicBool::new(false),
             reporting: Semaphore::new(REPORTS_AT_ONCE),
         })
     }
@@ -124,10 +127,13 @@ impl Wire {
     pub(super) fn report(this: &Arc<Self>, report: Report) {
         if this.reports.fetch_add(1, Ordering::Relaxed) >= MAX_REPORTS {
             this.reports.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(
-                path = report.path,
-                "too many reports wait for the gateway; this one is only in the ledger"
-            );
+            // Said once, until the gateway keeps up again: a storm must not fill the journal, too.
+            if !this.overflowing.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    path = report.path,
+                    "too many reports wait for the gateway; this one and those that follow are only in the ledger"
+                );
+            }
             return;
         }
         let wire = Arc::clone(this);
@@ -153,7 +159,9 @@ impl Wire {
                 };
                 tokio::time::sleep(backoff.next(asked)).await;
             }
-            wire.reports.fetch_sub(1, Ordering::Relaxed);
+            if wire.reports.fetch_sub(1, Ordering::Relaxed) <= MAX_REPORTS / 2 {
+                wire.overflowing.store(false, Ordering::Relaxed);
+            }
         });
     }
 

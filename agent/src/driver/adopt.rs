@@ -18,7 +18,7 @@ pub fn unanswered(ledger: &Path) -> Vec<RequestId> {
     let Ok(leaves) = Reader::open(ledger).and_then(|reader| reader.tail(LOOK_BACK)) else {
         return Vec::new();
     };
-    open_after(leaves.iter().map(|leaf| leaf.value()))
+    open_after(leaves.iter().map(syshold_ledger::Leaf::value))
 }
 
 fn open_after(leaves: impl Iterator<Item = Value>) -> Vec<RequestId> {
