@@ -26,6 +26,12 @@ pub(crate) struct Arguments {
     /// Install what the last build made
     #[arg(long)]
     no_build: bool,
+    /// Machines get optimised programs: for long runs
+    #[arg(long)]
+    release: bool,
+    /// For the cases' environment, such as `STRESS_SECONDS=3600`; can be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
     /// Machines that run at the same time [default: one for every two processors]
     #[arg(long)]
     jobs: Option<usize>,
@@ -49,9 +55,9 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     let (machine, built, mut tally) = std::thread::scope(|scope| -> Result<_> {
         let machine = scope.spawn(|| setup::machine(&pins, &kernels, false));
         let built = if arguments.no_build {
-            build::last(false)?
+            build::last(arguments.release)?
         } else {
-            build::all(false)?
+            build::all(arguments.release)?
         };
         let tally = if arguments.vm_only {
             Tally::default()
@@ -172,12 +178,10 @@ fn on_kernel(
     sh::say("test", format_args!("kernel {} ({})", name, kernel.release));
     let out = vm_cache().join("out").join(&name);
     let _ = std::fs::remove_dir_all(&out);
-    let mut job = Job::new(
-        kernel,
-        ["python3", "-u", "/share/run.py"]
-            .map(str::to_owned)
-            .to_vec(),
-    );
+    let mut command = vec!["env".to_owned()];
+    command.extend(arguments.set.iter().cloned());
+    command.extend(["python3", "-u", "/share/run.py"].map(str::to_owned));
+    let mut job = Job::new(kernel, command);
     job.command.extend(arguments.filter.iter().cloned());
     job.share = Some(workspace().join("tests"));
     job.out = Some(out.clone());
