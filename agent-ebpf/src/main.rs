@@ -28,6 +28,7 @@ mod hooks;
 mod identity;
 mod maps;
 mod paths;
+mod restart;
 mod tell;
 
 #[unsafe(no_mangle)]

@@ -129,7 +129,7 @@ unsafe fn used(who: &Current, hook: u32, file: Kernel, actions: u32, mmap: bool)
     }
     let path = path_of(file);
     let classes = classes_of(path);
-    if !classes.is_protected() || (mmap && crate::decide::in_exec()) {
+    if !classes.is_protected() || (mmap && crate::restart::in_exec()) {
         return Answer::Go;
     }
     let what = about(hook, inode, actions, classes);
