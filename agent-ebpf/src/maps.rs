@@ -57,8 +57,8 @@ pub static AGENT_RULES: Array<AgentRules> = Array::pinned(2 * MAX_AGENTS as u32,
 #[map]
 pub static AGENT_TAINT: Array<u64> = Array::pinned(MAX_AGENTS as u32, MMAPABLE);
 
-/// Devices (`i_rdev`) that agents may open beside the harmless ones: value = a bit per agent. Full
-/// → the daemon refuses the policy.
+/// Character devices (`i_rdev`) that agents may open beside the harmless ones: value = a bit per
+/// agent. A block device of the same number is not meant. Full → the daemon refuses the policy.
 #[map]
 pub static DEVICES: HashMap<u32, u64> = HashMap::pinned(1024, NO_PREALLOC);
 

@@ -177,7 +177,10 @@ pub mod cause {
     pub const UNIX_SOCKET: u32 = 20;
     /// setfsuid(), whose error the kernel swallows.
     pub const SETFSUID: u32 = 21;
-    /// The arguments of a program differ from those that were approved.
+    /// The arguments of a program differ from those that were approved. Not checked yet: the kernel
+    /// binds the approval of an exec to the program's inode alone. To bind it to the arguments, the
+    /// daemon would publish a hash of those it showed, and the kernel would compare the new stack's
+    /// (`mm->arg_start`) in `sched_process_exec`, where no other thread can change them any more.
     pub const ARGUMENTS: u32 = 22;
     pub const COUNT: usize = 32;
 }
@@ -374,7 +377,12 @@ pub struct NetRule {
     pub cause: u32,
 }
 
-/// Path rules of one agent and one action, by class. A class in neither is asked.
+/// Path rules of one agent and one action, by class. A class in neither is asked; a class that only
+/// a glob may give (`Pending::glob_classes`) is allowed if it is in `allow`, and asked otherwise:
+/// whether it counts at all is known in user space.
+///
+/// The programs that rules for exec name are classes, too: allowed in the rows of every action but
+/// EXEC. In the row of EXEC every class is in `allow` of which no rule speaks.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PathRule {
@@ -394,6 +402,9 @@ pub struct AgentRules {
     pub exceptions: u32,
     /// ALLOW, DENY or ASK: changes of credentials.
     pub privilege: u32,
+    /// Classes that are remembered once they were read. Programs, and configuration that every
+    /// program reads, are not: they would make each process differ from what it was.
+    pub taints: u64,
 }
 
 /// In [`AgentRules::exceptions`].
@@ -593,7 +604,7 @@ const _: () = {
     assert!(size_of::<InodeKey>() == 16);
     assert!(size_of::<NetRule>() == 72);
     assert!(size_of::<PathRule>() == 24);
-    assert!(size_of::<AgentRules>() == 16);
+    assert!(size_of::<AgentRules>() == 24);
     assert!(size_of::<Place>() == 24);
     assert!(size_of::<Daemon>() == 48);
     assert!(size_of::<Event>() == 72);
