@@ -9,14 +9,14 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_send_signal_thread},
 };
 use syshold_abi::{
-    Event, HEARTBEAT_STALE_NS, Key, MAX_AGENTS, MAX_NET_RULES, PATH_LEN, PATH_RULES, Pending,
-    SPIN_GAP_NS, SPIN_LIMIT_NS, VERDICT_SLOTS, WAKE_AGAIN_NS, action, cause, count, daemon, event,
-    mode, published, verdict,
+    CLASS_OWN, CLASS_OWN_PROGRAMS, Event, HEARTBEAT_STALE_NS, Key, MAX_AGENTS, MAX_NET_RULES,
+    PATH_LEN, PATH_RULES, Pending, SPIN_GAP_NS, SPIN_LIMIT_NS, VERDICT_SLOTS, WAKE_AGAIN_NS,
+    action, cause, count, daemon, event, mode, object, published, verdict,
 };
 
 use crate::{
     field::{Kernel, add, load, offset},
-    identity::Current,
+    identity::{Current, rules_of, taint},
     maps::{BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, VERDICTS},
     restart::restartable,
     tell::{bump, emit, forget, now},
@@ -102,10 +102,14 @@ pub unsafe fn decide(
     if agent >= MAX_AGENTS as u32 {
         return deny(who, what, cause::UNKNOWN_AGENT);
     }
-    let (rule, why) = if what.key.kind == syshold_abi::object::SOCKET {
-        network_rule(agent, &what.key)
-    } else {
-        (path_rule(agent, what), cause::RULE)
+    let taint = taint(who);
+    let (rule, why) = match what.key.kind {
+        object::SOCKET => network_rule(agent, &what.key),
+        object::PRIVILEGE => (privilege_rule(agent), cause::RULE),
+        _ => match own(what) {
+            Some(why) => (verdict::DENY, why),
+            None => (path_rule(agent, what, taint), cause::RULE),
+        },
     };
     match rule {
         verdict::ALLOW => {
@@ -156,41 +160,55 @@ unsafe fn network_rule(agent: u32, key: &Key) -> (u32, u32) {
     (verdict::ASK, cause::NONE)
 }
 
-/// The strictest of what each action says of each class; a glob candidate is user space's.
+/// The daemon's own files are denied before any rule, to every agent.
 #[inline(always)]
-unsafe fn path_rule(agent: u32, what: &What) -> u32 {
+fn own(what: &What) -> Option<u32> {
+    let changes = what.key.actions & !(action::READ | action::EXEC) != 0;
+    let denied = what.classes & CLASS_OWN != 0 || what.classes & CLASS_OWN_PROGRAMS != 0 && changes;
+    denied.then_some(cause::SELF_PROTECTION)
+}
+
+/// What the agent's rules say of changes of credentials; nothing said is asked.
+#[inline(always)]
+unsafe fn privilege_rule(agent: u32) -> u32 {
+    match rules_of(agent) {
+        Some(rules) => rules.privilege,
+        None => verdict::DENY,
+    }
+}
+
+/// The strictest of what each action says of each class.
+#[inline(always)]
+unsafe fn path_rule(agent: u32, what: &What, taint: u64) -> u32 {
+    const KNOWN: u32 = action::READ | action::WRITE | action::DELETE | action::EXEC;
     let Some(daemon) = DAEMON.get_ptr(0) else {
         return verdict::DENY;
     };
     // What this does not look at below must not read as allowed.
-    if what.key.actions & !(action::READ | action::WRITE) != 0 {
+    if what.key.actions & !KNOWN != 0 {
         return verdict::ASK;
     }
     let row = ((*daemon).bank & 1) * PATH_RULES as u32 + (agent & 63) * action::COUNT as u32;
-    let glob = if what.glob == 0 {
-        verdict::ALLOW
-    } else {
-        verdict::ASK
-    };
+    let one = |act| class_rule(row, what, taint, act);
     // Straight-line: the verifier of 6.1 refuses the loop the compiler makes of this.
     stricter(
-        glob,
-        stricter(
-            class_rule(row, what, action::READ),
-            class_rule(row, what, action::WRITE),
-        ),
+        stricter(one(action::READ), one(action::WRITE)),
+        stricter(one(action::DELETE), one(action::EXEC)),
     )
 }
 
-/// What one action says of all classes.
+/// What one action says of all classes. Whether a glob's class counts is known in user space.
 #[inline(always)]
-unsafe fn class_rule(row: u32, what: &What, act: u32) -> u32 {
+unsafe fn class_rule(row: u32, what: &What, taint: u64, act: u32) -> u32 {
     if what.key.actions & act == 0 {
         return verdict::ALLOW;
     }
+    // Reading and executing the daemon's programs is everybody's; see `own`.
+    let classes = what.classes & !CLASS_OWN_PROGRAMS;
     match PATH_RULE.get_ptr(row + act.trailing_zeros()) {
-        Some(rule) if what.classes & (*rule).deny == 0 => {
-            if what.classes & !(*rule).allow == 0 {
+        Some(rule) if taint & (*rule).after != 0 => verdict::ASK,
+        Some(rule) if classes & (*rule).deny == 0 => {
+            if (classes | what.glob) & !(*rule).allow == 0 {
                 verdict::ALLOW
             } else {
                 verdict::ASK
@@ -279,8 +297,9 @@ unsafe fn begin(who: &Current, what: &What, display: Display, at: u64) -> Answer
     (*pending).key = what.key;
     (*pending).id = id;
     (*pending).since_ns = at;
-    (*pending).classes = what.classes;
+    (*pending).classes = what.classes & !CLASS_OWN_PROGRAMS;
     (*pending).glob_classes = what.glob;
+    (*pending).taint = taint(who);
     (*pending).cgroup = bpf_get_current_cgroup_id();
     (*pending).tid = who.tid;
     (*pending).tgid = who.tgid;

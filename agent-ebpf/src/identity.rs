@@ -4,12 +4,16 @@ use aya_ebpf::helpers::{
     generated::bpf_get_current_task_btf,
 };
 use syshold_abi::{
-    Event, Governed, InodeKey, Key, PID_DAEMON, PID_FREE, PID_PAGE, event, hook, pid_byte,
+    AgentRules, Event, Governed, InodeKey, Key, MAX_AGENTS, PID_DAEMON, PID_FREE, PID_PAGE, event,
+    exception, hook, pid_byte,
 };
 
 use crate::{
     field::{Kernel, add, load, offset},
-    maps::{CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE, USERS},
+    maps::{
+        AGENT_RULES, AGENT_TAINT, CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE,
+        USERS,
+    },
     tell::{emit, forget, now},
 };
 
@@ -81,6 +85,31 @@ pub fn current(seen_by: u32) -> Who {
         tgid,
         byte,
     })
+}
+
+/// What an agent may do beside its rules. None: no such agent.
+#[inline(always)]
+pub unsafe fn rules_of(agent: u32) -> Option<AgentRules> {
+    let bank = (*DAEMON.get_ptr(0)?).bank & 1;
+    if agent >= MAX_AGENTS as u32 {
+        return None;
+    }
+    AGENT_RULES.get(bank * MAX_AGENTS as u32 + agent).copied()
+}
+
+/// Classes that a thread's process carries, and with SHARED_TAINT its whole agent. One that is
+/// governed but has no details carries all.
+#[inline(always)]
+pub unsafe fn taint(who: &Current) -> u64 {
+    let Some(own) = GOVERNED.get_ptr(&who.tgid) else {
+        return u64::MAX;
+    };
+    let shared =
+        rules_of(who.agent()).is_some_and(|rules| rules.exceptions & exception::SHARED_TAINT != 0);
+    match AGENT_TAINT.get_ptr(who.agent()) {
+        Some(all) if shared => (*own).taint | *all,
+        _ => (*own).taint,
+    }
 }
 
 /// Takes a process under governance. Idempotent; never changes who governs it already.
