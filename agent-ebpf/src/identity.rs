@@ -64,6 +64,15 @@ fn set_byte(tgid: u32, byte: u8) {
     }
 }
 
+/// The daemon has been seen at a hook.
+#[inline(always)]
+pub fn note(seen_by: u32) {
+    if let Some(at) = CANARY.get_ptr_mut(seen_by) {
+        // SAFETY: one word.
+        unsafe { at.write_volatile(now()) };
+    }
+}
+
 /// Who runs, and the canary: `seen_by` is live when the daemon has just been seen there.
 #[inline(always)]
 pub fn current(seen_by: u32) -> Who {
@@ -74,10 +83,7 @@ pub fn current(seen_by: u32) -> Who {
         return Who::Ungoverned;
     }
     if byte == PID_DAEMON {
-        if let Some(at) = CANARY.get_ptr_mut(seen_by) {
-            // SAFETY: one word.
-            unsafe { at.write_volatile(now()) };
-        }
+        note(seen_by);
         return Who::Daemon;
     }
     Who::Governed(Current {
@@ -170,6 +176,9 @@ pub fn room_for_one_more() -> bool {
 pub unsafe fn inherit(child: Kernel) {
     let parent_tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let byte = byte_of(parent_tgid);
+    if byte == PID_DAEMON {
+        note(hook::FORK);
+    }
     if byte == PID_FREE || byte == PID_DAEMON {
         return;
     }
@@ -194,6 +203,7 @@ pub unsafe fn exit(task: Kernel) {
     let signal: Kernel = load(task, offset!(task_signal));
     let live: i32 = load(signal, offset!(signal_live));
     if byte == PID_DAEMON {
+        note(hook::EXIT);
         if live == 0 {
             daemon_gone(tgid);
         }

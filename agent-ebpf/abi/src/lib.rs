@@ -131,6 +131,9 @@ pub mod hook {
     pub const IOCTL: u32 = 38;
     /// Limits, priorities and scheduling of the daemon.
     pub const DAEMON_TASK: u32 = 39;
+    pub const CGROUP_MKDIR: u32 = 40;
+    pub const CGROUP_ATTACH: u32 = 41;
+    pub const URING_ALLOWED: u32 = 42;
     pub const COUNT: usize = 48;
 }
 

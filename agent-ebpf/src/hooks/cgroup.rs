@@ -7,13 +7,14 @@ use syshold_abi::{CGROUP_NAME_LEN, hook};
 
 use crate::{
     field::{Kernel, load, offset},
-    identity::govern,
+    identity::{current, govern},
     maps::{CGROUP_NAMES, CGROUPS},
 };
 
 /// `cgroup_mkdir(cgrp, path)`.
 #[btf_tracepoint(function = "cgroup_mkdir")]
 pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
+    let _ = current(hook::CGROUP_MKDIR);
     let cgroup: Kernel = ctx.arg(0);
     let path: *const u8 = ctx.arg(1);
     // SAFETY: a cgroup and its path, by the tracepoint's prototype.
@@ -46,6 +47,7 @@ unsafe fn named(text: *const u8) -> Option<u32> {
 /// `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`: a running process moves in.
 #[btf_tracepoint(function = "cgroup_attach_task")]
 pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
+    let _ = current(hook::CGROUP_ATTACH);
     let cgroup: Kernel = ctx.arg(0);
     let task: Kernel = ctx.arg(2);
     // SAFETY: a cgroup and a task_struct, by the tracepoint's prototype.

@@ -46,6 +46,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 #[lsm(hook = "bprm_committed_creds")]
 pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
     let bprm: Kernel = ctx.arg(0);
+    let _ = current(hook::EXEC);
     // SAFETY: a linux_binprm, by the hook's prototype.
     unsafe {
         let file: Kernel = load(bprm, offset!(bprm_file));

@@ -5,7 +5,7 @@ use syshold_abi::{Event, Key, PID_DAEMON, PID_FREE, event, hook};
 
 use crate::{
     field::{Kernel, load, offset},
-    identity::byte_of,
+    identity::{byte_of, current},
     maps::GOVERNED,
     tell::{emit, now},
 };
@@ -20,6 +20,7 @@ pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     const SIGSTOP: u32 = 19;
     const SEND_SIG_PRIV: u64 = 1;
     const TRACE_SIGNAL_DELIVERED: u32 = 0;
+    let _ = current(hook::SIGNAL);
     let sig: u32 = ctx.arg(0);
     let info: u64 = ctx.arg(1);
     let task: Kernel = ctx.arg(2);

@@ -31,7 +31,7 @@ unsafe fn ring(name: Kernel) -> Answer {
 /// `security_uring_allowed()`, since 6.15.
 #[lsm(hook = "uring_allowed")]
 pub fn uring_allowed(_ctx: LsmContext) -> i32 {
-    match current(hook::IO_URING) {
+    match current(hook::URING_ALLOWED) {
         Who::Governed(who) => refuse(&who),
         Who::Daemon | Who::Ungoverned => Answer::Go,
     }

@@ -76,6 +76,8 @@ enum Input {
     Recorded(HoldId, Result<(), String>),
     /// A process with a held thread was sent a signal a moment ago.
     LookAgain(u32),
+    /// The canary has done what every hook guards.
+    CanaryOver,
 }
 
 /// A request at the gateway.
@@ -207,7 +209,6 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
     };
     driver.begin().await?;
     let mut stop = Stops::listen().map_err(DriverError::Signals)?;
-    // The first canary round has a second to be seen.
     let mut tick = interval_at(Instant::now() + TICK, TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ready(&driver.headline());
@@ -303,7 +304,7 @@ impl Driver {
             let committed = self.ledger.append(draft).await;
             committed.map_err(|error| DriverError::Ledger(error.to_string()))?;
         }
-        self.canary.round();
+        self.prove().await;
         self.watch_names();
         self.sweep(true);
         Ok(())
@@ -486,6 +487,7 @@ impl Driver {
                 self.gate_step(gate::Input::RecordFailed { hold });
             }
             Input::LookAgain(tgid) => self.look_for_signals(tgid),
+            Input::CanaryOver => self.canary_over(),
         }
     }
 

@@ -8,7 +8,7 @@ use nix::sys::utsname::uname;
 use syshold_ledger::Health;
 use syshold_protocol::ids::Subject;
 
-use super::{Driver, monotonic, nanos};
+use super::{Driver, monotonic};
 use crate::control::{self, Asked, Call, Peer, Refusal, Reply, State};
 use crate::gate::{HoldView, Now, Process};
 use crate::policy::Dns;
@@ -248,7 +248,7 @@ impl Driver {
 
     fn kernel_reply(&self) -> control::Kernel {
         let seen = self.kernel.canary();
-        let recent = nanos(monotonic()).saturating_sub(5_000_000_000);
+        let pinned = crate::canary::pinned();
         control::Kernel {
             release: uname().map_or_else(
                 |_| String::new(),
@@ -260,10 +260,10 @@ impl Driver {
                 .iter()
                 .map(|program| control::Hook {
                     name: program.name.to_owned(),
-                    attached: true,
+                    attached: pinned.contains(program.name),
                     live: program
                         .canary
-                        .is_none_or(|hook| seen.get(hook as usize).is_some_and(|at| *at > recent)),
+                        .is_none_or(|hook| self.canary.live(&seen, hook)),
                 })
                 .collect(),
         }

@@ -6,7 +6,7 @@ use syshold_abi::{Event, cause};
 use syshold_ledger::{Draft, Kind, leaf};
 use tokio::time::Instant;
 
-use super::{Driver, SWEEP_EVERY, hook_name, monotonic, nanos};
+use super::{Driver, Input, SWEEP_EVERY, hook_name, monotonic, nanos};
 use crate::gate::Gone;
 use crate::kernel;
 use crate::request::{Actions, AgentId, HoldId};
@@ -14,12 +14,6 @@ use crate::request::{Actions, AgentId, HoldId};
 impl Driver {
     /// Once a second.
     pub(super) fn tick(&mut self) {
-        let problem = self.canary.check(&self.kernel);
-        if let Some(change) = self.canary.note(problem) {
-            let leaf = Draft::new(Kind::Degraded).field("canary", &change);
-            tracing::error!(canary = change, "the state of enforcement changed");
-            self.record_aside(leaf);
-        }
         // A daemon whose enforcement is not live does not say that it is.
         if self.canary.ok() {
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
@@ -30,7 +24,11 @@ impl Driver {
         if self.tables_stale {
             self.refresh_tables();
         }
-        self.canary.round();
+        let back = self.back.clone();
+        let over = move || drop(back.blocking_send(Input::CanaryOver));
+        if let Some(problem) = self.canary.round(self.kernel.marker(), over) {
+            self.canary_says(Some(problem));
+        }
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(SWEEP_EVERY) {
             self.sweep(false);
@@ -38,6 +36,34 @@ impl Driver {
             if let Some(approver) = &self.approver {
                 approver.probe();
             }
+        }
+    }
+
+    /// The first proof, before anyone is told that enforcement is live.
+    pub(super) async fn prove(&mut self) {
+        let (done, over) = tokio::sync::oneshot::channel();
+        let told = || {
+            // Nobody waits for it only when the daemon is stopping.
+            let _ = done.send(());
+        };
+        let problem = self.canary.round(self.kernel.marker(), told);
+        if problem.is_some() {
+            return self.canary_says(problem);
+        }
+        let _ = over.await;
+        self.canary_over();
+    }
+
+    pub(super) fn canary_over(&mut self) {
+        let problem = self.canary.over(&self.kernel);
+        self.canary_says(problem);
+    }
+
+    fn canary_says(&mut self, problem: Option<String>) {
+        if let Some(change) = self.canary.note(problem) {
+            let leaf = Draft::new(Kind::Degraded).field("canary", &change);
+            tracing::error!(canary = change, "the state of enforcement changed");
+            self.record_aside(leaf);
         }
     }
 

@@ -3,6 +3,7 @@ use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::{MapData, MapError};
 use aya::programs::{BtfTracePoint, Lsm, ProgramError, links::FdLink};
@@ -77,15 +78,45 @@ enum Kind {
 /// Every program, in attach order: identity before enforcement, so that no governed process is
 /// born unseen once anything is enforced.
 const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
-    ("sched_process_fork", Kind::Tracepoint, None, true),
-    ("sched_process_exit", Kind::Tracepoint, None, true),
-    ("bprm_committed_creds", Kind::Lsm, None, true),
+    (
+        "sched_process_fork",
+        Kind::Tracepoint,
+        Some(hook::FORK),
+        true,
+    ),
+    (
+        "sched_process_exit",
+        Kind::Tracepoint,
+        Some(hook::EXIT),
+        true,
+    ),
+    ("bprm_committed_creds", Kind::Lsm, Some(hook::EXEC), true),
     ("task_alloc", Kind::Lsm, Some(hook::TASK_ALLOC), true),
-    ("cgroup_mkdir", Kind::Tracepoint, None, true),
-    ("cgroup_attach_task", Kind::Tracepoint, None, true),
-    ("signal_generate", Kind::Tracepoint, None, true),
-    ("inode_init_security_anon", Kind::Lsm, None, true),
-    ("uring_allowed", Kind::Lsm, None, false),
+    (
+        "cgroup_mkdir",
+        Kind::Tracepoint,
+        Some(hook::CGROUP_MKDIR),
+        true,
+    ),
+    (
+        "cgroup_attach_task",
+        Kind::Tracepoint,
+        Some(hook::CGROUP_ATTACH),
+        true,
+    ),
+    (
+        "signal_generate",
+        Kind::Tracepoint,
+        Some(hook::SIGNAL),
+        true,
+    ),
+    (
+        "inode_init_security_anon",
+        Kind::Lsm,
+        Some(hook::IO_URING),
+        true,
+    ),
+    ("uring_allowed", Kind::Lsm, Some(hook::URING_ALLOWED), false),
     ("socket_create", Kind::Lsm, Some(hook::SOCKET_CREATE), true),
     (
         "socket_connect",
@@ -166,7 +197,7 @@ impl Kernel {
         Ok(Self {
             programs,
             events: poll(events)?,
-            pids,
+            pids: Arc::new(pids),
             verdicts,
             sequence,
             governed: take(&mut ebpf, "GOVERNED")?,

@@ -71,7 +71,7 @@ impl Drop for Shared {
 }
 
 /// Maps a page of a file and lets it go, for the canary.
-pub fn map_and_unmap(file: impl AsFd) {
+pub(super) fn map_and_unmap(file: impl AsFd) {
     let Some(len) = NonZeroUsize::new(4096) else {
         return;
     };

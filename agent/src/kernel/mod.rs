@@ -6,6 +6,7 @@
     unsafe_code,
     reason = "mmap of maps, pidfd and prctl syscalls; each block says why"
 )]
+pub mod acts;
 mod btf;
 mod load;
 mod mmap;
@@ -19,6 +20,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use syshold_abi::{
@@ -27,8 +29,8 @@ use syshold_abi::{
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
+pub use acts::Marker;
 pub use load::{LoadError, PINS, Program};
-pub use mmap::map_and_unmap;
 pub use process::{clock_state, continue_process, stop_dumps, trim_memory};
 
 use crate::gate::Verdict;
@@ -38,7 +40,7 @@ use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request, Transpo
 pub struct Kernel {
     pub programs: Vec<Program>,
     events: AsyncFd<Events>,
-    pids: mmap::Shared,
+    pids: Arc<mmap::Shared>,
     verdicts: mmap::Shared,
     sequence: mmap::Shared,
     governed: HashMap<MapData, u32, Governed>,
@@ -312,6 +314,12 @@ impl Kernel {
     pub fn introduce_daemon(&self) {
         self.pids
             .store_byte(std::process::id() as usize, abi::PID_DAEMON);
+    }
+
+    /// For children of the daemon that count as the daemon.
+    #[must_use]
+    pub fn marker(&self) -> Marker {
+        Marker(Arc::clone(&self.pids))
     }
 
     /// When each hook last saw the daemon, CLOCK_MONOTONIC nanoseconds; 0: never.
