@@ -16,8 +16,8 @@ use syshold_abi::{
 
 use crate::{
     field::{Kernel, add, load, offset},
-    identity::{Current, rules_of, taint},
-    maps::{BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, VERDICTS},
+    identity::{Current, carry, rules_of, taint},
+    maps::{BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, SETTLED, VERDICTS},
     restart::restartable,
     tell::{bump, emit, forget, now},
 };
@@ -102,35 +102,44 @@ pub unsafe fn decide(
     if agent >= MAX_AGENTS as u32 {
         return deny(who, what, cause::UNKNOWN_AGENT);
     }
-    let taint = taint(who);
+    let carried = taint(who);
     let (rule, why) = match what.key.kind {
-        object::SOCKET => network_rule(agent, &what.key),
+        object::SOCKET => network_rule(agent, &what.key, carried),
         object::PRIVILEGE => (privilege_rule(agent), cause::RULE),
         _ => match own(what) {
             Some(why) => (verdict::DENY, why),
-            None => (path_rule(agent, what, taint), cause::RULE),
+            None => (path_rule(agent, what, carried), cause::RULE),
         },
     };
     match rule {
         verdict::ALLOW => {
             bump(count::ALLOWED + what.hook);
-            Answer::Go
+            goes(who, what, what.classes | what.glob, 0)
         }
         verdict::DENY => deny(who, what, why),
-        _ if remembered() => Answer::Go,
-        _ => match hold(who, what, display) {
-            Answer::Go => {
+        _ if remembered() => goes(who, what, what.classes, 0),
+        _ => match hold(who, what, carried, display) {
+            (Answer::Go, classes, id) => {
                 remember();
-                Answer::Go
+                goes(who, what, classes, id)
             }
-            answer => answer,
+            (answer, ..) => answer,
         },
     }
 }
 
+/// Reading and executing leave their mark.
+#[inline(always)]
+unsafe fn goes(who: &Current, what: &What, classes: u64, hold: u64) -> Answer {
+    if what.key.actions & (action::READ | action::EXEC) != 0 {
+        carry(who, &what.key, classes, hold);
+    }
+    Answer::Go
+}
+
 /// Verdict and cause. First match wins; no match: user space decides.
 #[inline(always)]
-unsafe fn network_rule(agent: u32, key: &Key) -> (u32, u32) {
+unsafe fn network_rule(agent: u32, key: &Key, taint: u64) -> (u32, u32) {
     let Some(daemon) = DAEMON.get_ptr(0) else {
         return (verdict::DENY, cause::RULE);
     };
@@ -153,6 +162,7 @@ unsafe fn network_rule(agent: u32, key: &Key) -> (u32, u32) {
             && port <= rule.port_hi
             && (rule.proto == 0 || rule.proto == proto)
             && key.actions & !rule.actions == 0
+            && (rule.after == 0 || rule.after & taint != 0)
         {
             return (rule.verdict, rule.cause);
         }
@@ -228,17 +238,18 @@ fn stricter(one: u32, other: u32) -> u32 {
     }
 }
 
-/// Holds the thread, or applies the verdict of its hold.
+/// Holds the thread, or applies the verdict of its hold. With it the classes that the object
+/// turned out to have, and the hold.
 #[inline(always)]
-unsafe fn hold(who: &Current, what: &What, display: Display) -> Answer {
+unsafe fn hold(who: &Current, what: &What, taint: u64, display: Display) -> (Answer, u64, u64) {
     let at = now();
     if let Some(pending) = PENDING.get_ptr_mut(&who.tid) {
         let id = (*pending).id;
-        if (*pending).key == what.key {
-            let word = match VERDICTS.get_ptr(who.tid % VERDICT_SLOTS) {
-                Some(word) => word.read_volatile(),
-                None => 0,
-            };
+        if (*pending).key == what.key && same_question(what, (*pending).taint, taint) {
+            let slot = who.tid % VERDICT_SLOTS;
+            let word = VERDICTS
+                .get_ptr(slot)
+                .map_or(0, |word| word.read_volatile());
             let answer = match published(word, id) {
                 verdict::ALLOW => Answer::Go,
                 verdict::DENY => Answer::Deny,
@@ -246,18 +257,27 @@ unsafe fn hold(who: &Current, what: &What, display: Display) -> Answer {
                 _ => {
                     (*pending).restarts += 1;
                     bump(count::RESTARTS);
-                    return wait(pending, at);
+                    return (wait(pending, at), 0, id);
                 }
             };
+            let settled = SETTLED.get_ptr(slot).map_or(0, |word| word.read_volatile());
             forget(who.tid, who.tgid);
             tell(who, event::RESUMED, id);
-            return answer;
+            return (answer, what.classes | what.glob & settled, id);
         }
         // A signal handler jumped away, or the thread tries something else: the old hold is over.
         forget(who.tid, who.tgid);
         tell(who, event::ABANDONED, id);
     }
-    begin(who, what, display, at)
+    (begin(who, what, taint, display, at), 0, 0)
+}
+
+/// What is sent, written or deleted is another question once the process has read more: another
+/// thread may have, while this one was held.
+#[inline(always)]
+fn same_question(what: &What, then: u64, now: u64) -> bool {
+    const BLIND: u32 = action::READ | action::EXEC | action::PRIVILEGE;
+    then == now || what.key.actions & !BLIND == 0
 }
 
 #[inline(always)]
@@ -274,7 +294,7 @@ fn tell(who: &Current, kind: u32, id: u64) {
 
 /// A new hold: may it be held here and now, and is someone there to decide?
 #[inline(always)]
-unsafe fn begin(who: &Current, what: &What, display: Display, at: u64) -> Answer {
+unsafe fn begin(who: &Current, what: &What, taint: u64, display: Display, at: u64) -> Answer {
     let task: Kernel = bpf_get_current_task_btf().cast_const().cast();
     let Some(nr) = restartable(task, what.hook) else {
         return deny(who, what, cause::CONTEXT);
@@ -299,7 +319,7 @@ unsafe fn begin(who: &Current, what: &What, display: Display, at: u64) -> Answer
     (*pending).since_ns = at;
     (*pending).classes = what.classes & !CLASS_OWN_PROGRAMS;
     (*pending).glob_classes = what.glob;
-    (*pending).taint = taint(who);
+    (*pending).taint = taint;
     (*pending).cgroup = bpf_get_current_cgroup_id();
     (*pending).tid = who.tid;
     (*pending).tgid = who.tgid;

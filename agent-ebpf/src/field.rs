@@ -65,3 +65,14 @@ pub unsafe fn add(word: *mut u64, by: u64) -> u64 {
         word, by,
     )
 }
+
+/// Atomic or; the word before.
+///
+/// # Safety
+/// `word` is an aligned word of a map value.
+#[inline(always)]
+pub unsafe fn or(word: *mut u64, bits: u64) -> u64 {
+    core::intrinsics::atomic_or::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+        word, bits,
+    )
+}

@@ -9,7 +9,7 @@ use syshold_abi::{
 };
 
 use crate::{
-    field::{Kernel, add, load, offset},
+    field::{Kernel, add, load, offset, or},
     maps::{
         AGENT_RULES, AGENT_TAINT, CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE,
         USERS,
@@ -103,6 +103,11 @@ pub unsafe fn rules_of(agent: u32) -> Option<AgentRules> {
     AGENT_RULES.get(bank * MAX_AGENTS as u32 + agent).copied()
 }
 
+#[inline(always)]
+unsafe fn shares_taint(agent: u32) -> bool {
+    rules_of(agent).is_some_and(|rules| rules.exceptions & exception::SHARED_TAINT != 0)
+}
+
 /// Classes that a thread's process carries, and with SHARED_TAINT its whole agent. One that is
 /// governed but has no details carries all.
 #[inline(always)]
@@ -110,12 +115,42 @@ pub unsafe fn taint(who: &Current) -> u64 {
     let Some(own) = GOVERNED.get_ptr(&who.tgid) else {
         return u64::MAX;
     };
-    let shared =
-        rules_of(who.agent()).is_some_and(|rules| rules.exceptions & exception::SHARED_TAINT != 0);
     match AGENT_TAINT.get_ptr(who.agent()) {
-        Some(all) if shared => (*own).taint | *all,
+        Some(all) if shares_taint(who.agent()) => (*own).taint | *all,
         _ => (*own).taint,
     }
+}
+
+/// A read that goes through: from now on the process carries what it read, and its children will.
+/// `hold` is the one that let it, 0 a rule.
+#[inline(always)]
+pub unsafe fn carry(who: &Current, what: &Key, classes: u64, hold: u64) {
+    let Some(process) = GOVERNED.get_ptr_mut(&who.tgid) else {
+        return;
+    };
+    if (*process).taint & classes == classes {
+        return;
+    }
+    let before = or(&raw mut (*process).taint, classes);
+    if shares_taint(who.agent())
+        && let Some(all) = AGENT_TAINT.get_ptr_mut(who.agent())
+    {
+        or(all, classes);
+    }
+    emit(&Event {
+        kind: event::TAINTED,
+        tid: who.tid,
+        tgid: who.tgid,
+        agent: who.agent(),
+        id: hold,
+        key: Key {
+            a: classes & !before,
+            b: what.b,
+            c: what.a,
+            ..*what
+        },
+        ..Event::default()
+    });
 }
 
 /// Takes a process under governance. Idempotent; never changes who governs it already.
@@ -125,7 +160,7 @@ pub unsafe fn govern(task: Kernel, agent: u32, why: u32) {
     if byte_of(tgid) != PID_FREE {
         return;
     }
-    enter(task, tgid, agent, tgid);
+    enter(task, tgid, agent, tgid, 0);
     emit(&Event {
         kind: event::ENTERED,
         tid: tgid,
@@ -138,7 +173,7 @@ pub unsafe fn govern(task: Kernel, agent: u32, why: u32) {
 
 /// The byte first: from then on the process is governed, whatever happens to the details.
 #[inline(always)]
-unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32) {
+unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32, taint: u64) {
     set_byte(tgid, pid_byte(agent));
     let start_ns: u64 = load(task, offset!(task_start_boottime));
     let details = Governed {
@@ -147,7 +182,7 @@ unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32) {
         root,
         signal_ns: 0,
         held: 0,
-        taint: 0,
+        taint,
     };
     if GOVERNED.insert(&tgid, &details, 0).is_ok() {
         count_governed(1);
@@ -186,10 +221,12 @@ pub unsafe fn inherit(child: Kernel) {
     if tgid == parent_tgid {
         return;
     }
-    let root = GOVERNED
+    let (root, taint) = GOVERNED
         .get(&parent_tgid)
-        .map_or(parent_tgid, |parent| parent.root);
-    enter(child, tgid, u32::from(byte) - 1, root);
+        .map_or((parent_tgid, u64::MAX), |parent| {
+            (parent.root, parent.taint)
+        });
+    enter(child, tgid, u32::from(byte) - 1, root, taint);
 }
 
 /// `sched_process_exit`: drops the thread's hold, and with the last thread the process.

@@ -33,6 +33,11 @@ pub static BLANK: Array<Pending> = Array::with_max_entries(1, 0);
 #[map]
 pub static VERDICTS: Array<u64> = Array::pinned(VERDICT_SLOTS, MMAPABLE);
 
+/// Which of a hold's candidate classes a path really had, in the slot of its verdict and stored
+/// before it. Cannot be full.
+#[map]
+pub static SETTLED: Array<u64> = Array::pinned(VERDICT_SLOTS, MMAPABLE);
+
 /// Wake-ups. Full → a new hold is denied; pending ones are found by the daemon's sweep.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
@@ -79,7 +84,8 @@ pub static ROOT_BITS: Array<u64> = Array::pinned(64, 0);
 #[map]
 pub static OPENED: LruHashMap<u64, Opened> = LruHashMap::pinned(65_536, 0);
 
-/// Approved destinations of sockets. Evicted → asked again.
+/// Destinations of sockets that were allowed: value = generation of the policy << 1, and 1 when by a
+/// verdict. Evicted → judged again.
 #[map]
 pub static SOCKETS: LruHashMap<Destination, u64> = LruHashMap::pinned(65_536, 0);
 
@@ -122,10 +128,12 @@ pub struct Opened {
     pub actions: u32,
 }
 
-/// A socket's approved destination, per agent.
+/// A socket's approved destination, per agent and what it carried: what it has read since may not
+/// go there unasked.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Destination {
     pub key: Key,
     pub agent: u64,
+    pub taint: u64,
 }

@@ -529,8 +529,8 @@ pub mod event {
     pub const EXITED: u32 = 7;
     /// A governed process runs another program now. `key.a`: its `start_boottime`.
     pub const EXECED: u32 = 8;
-    /// A process carries classes that it did not before: `key.a` those, `id` the hold that let it
-    /// read them, or 0 when a rule of the kernel did.
+    /// A process carries classes that it did not before: `key.a` those, `key.b` and `key.c` inode
+    /// and device of what it read, `id` the hold that let it, or 0 when a rule of the kernel did.
     pub const TAINTED: u32 = 9;
 }
 

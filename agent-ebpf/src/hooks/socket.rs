@@ -5,7 +5,7 @@ use syshold_abi::{Key, action, cause, hook, object};
 use crate::{
     decide::{Answer, Display, What, decide, deny},
     field::{Kernel, copy, load, offset},
-    identity::{Current, Who, current},
+    identity::{Current, Who, current, taint},
     maps::{Destination, SOCKETS},
 };
 
@@ -201,6 +201,7 @@ unsafe fn outbound(
     let destination = Destination {
         key,
         agent: u64::from(who.agent()),
+        taint: taint(who),
     };
     decide(
         who,

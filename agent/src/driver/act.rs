@@ -347,6 +347,7 @@ impl Driver {
             Verdict::Deny | Verdict::Interrupt => self.counts.denied += 1,
         }
         let (tid, tgid) = (fact.tid, fact.tgid);
+        self.kernel.settle(tid, fact.request.classes);
         self.kernel.publish(tid, id, verdict);
         self.wake(tid, tgid, id, verdict);
     }

@@ -343,6 +343,12 @@ impl Driver {
                 agent = self.agent_name(AgentId(event.agent)),
                 "governed from now on"
             ),
+            event::TAINTED => tracing::debug!(
+                pid = event.tgid,
+                hold = event.id,
+                classes = event.key.a,
+                "carries from now on what it has read"
+            ),
             event::EXITED | event::EXECED => {
                 let process = Process {
                     tgid: event.tgid,

@@ -186,6 +186,7 @@ impl Kernel {
 
     fn open(mut ebpf: Ebpf, programs: Vec<Program>) -> Result<Self, LoadError> {
         let verdicts = shared(&mut ebpf, "VERDICTS", abi::VERDICT_SLOTS as usize * 8)?;
+        let settled = shared(&mut ebpf, "SETTLED", abi::VERDICT_SLOTS as usize * 8)?;
         let sequence = shared(&mut ebpf, "SEQUENCE", 2 * 8)?;
         let pids = shared(&mut ebpf, "PIDS", abi::PID_LIMIT as usize)?;
         let daemon: aya::maps::Array<MapData, abi::Daemon> = take(&mut ebpf, "DAEMON")?;
@@ -199,6 +200,7 @@ impl Kernel {
             events: poll(events)?,
             pids: Arc::new(pids),
             verdicts,
+            settled,
             sequence,
             governed: take(&mut ebpf, "GOVERNED")?,
             pending: take(&mut ebpf, "PENDING")?,

@@ -42,6 +42,7 @@ pub struct Kernel {
     events: AsyncFd<Events>,
     pids: Arc<mmap::Shared>,
     verdicts: mmap::Shared,
+    settled: mmap::Shared,
     sequence: mmap::Shared,
     governed: HashMap<MapData, u32, Governed>,
     pending: HashMap<MapData, u32, Pending>,
@@ -154,6 +155,13 @@ impl Kernel {
     /// What `tid` is held for.
     pub fn held(&self, tid: u32) -> Result<Option<Pending>, KernelError> {
         Ok(found("PENDING", self.pending.get(&tid, 0))?.filter(is_written))
+    }
+
+    /// Says which classes a held file has after its path was matched, for the process that reads it
+    /// to carry. Before its verdict is published.
+    pub fn settle(&self, tid: u32, classes: Classes) {
+        let slot = (tid % abi::VERDICT_SLOTS) as usize;
+        self.settled.store_word(slot, classes.0);
     }
 
     /// Publishes the verdict of a hold: its thread finds it when it restarts. Called with a

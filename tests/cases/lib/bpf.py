@@ -1,4 +1,4 @@
-"""Reads a pinned map, without a BPF tool in the machine."""
+"""Reads pinned maps, without a BPF tool in the machine."""
 
 import ctypes
 import os
@@ -25,6 +25,21 @@ def per_cpu_words(path):
             words.append(sum(value))
     finally:
         os.close(fd)
+
+
+def value(path, key, size):
+    """The value of one key, bytes both; None when there is none."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    fd = _bpf(_OBJ_GET, struct.pack("=QIIi", ctypes.addressof(name), 0, 0, 0))
+    asked = ctypes.create_string_buffer(key, len(key))
+    found = ctypes.create_string_buffer(size)
+    try:
+        _bpf(_LOOKUP, struct.pack("=IIQQQ", fd, 0, ctypes.addressof(asked), ctypes.addressof(found), 0))
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(fd)
+    return found.raw
 
 
 def _possible_cpus():

@@ -1,0 +1,121 @@
+"""What a process has read, it carries: to its children, through exec, and not to others."""
+
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+
+import bpf
+import setting
+import syshold
+
+GOVERNED = "/sys/fs/bpf/syshold/v2/maps/GOVERNED"
+# Python that does one line of its input after the other, and says so.
+STEPS = """
+import sys
+for line in sys.stdin:
+    exec(line.strip().replace("\\\\n", "\\n"))
+    print("done", flush=True)
+"""
+
+
+class Agent:
+    """A governed Python that does what it is told, step by step."""
+
+    def __init__(self, *, user=None):
+        self.child = syshold.governed(setting.PYTHON, "-c", STEPS, user=user, stdin=subprocess.PIPE)
+        self.say("pass")
+        self.heard()
+
+    @property
+    def pid(self):
+        return self.child.pid
+
+    def say(self, line):
+        self.child.stdin.write(line + "\n")
+        self.child.stdin.flush()
+
+    def heard(self):
+        """What it printed until it was done with the last step."""
+        said = []
+        while (line := self.child.stdout.readline()) not in ("done\n", ""):
+            said.append(line)
+        assert line, ("it died", said, self.child.communicate())
+        return "".join(said)
+
+    def does(self, line):
+        self.say(line)
+        return self.heard()
+
+
+def taint(pid):
+    """Bits of the classes that a governed process carries."""
+    found = bpf.value(GOVERNED, struct.pack("=I", pid), 40)
+    assert found, f"{pid} is not governed"
+    return struct.unpack("=QIIQQQ", found)[5]
+
+
+def read(person, agent, path, how=syshold.approve):
+    agent.say(f"try: open({str(path)!r}).read()\\nexcept PermissionError: print('denied')")
+    (approval,) = syshold.asked(person)
+    how(person, approval)
+    return agent.heard()
+
+
+@syshold.limit(90)
+def test_a_process_carries_what_it_read():
+    person = setting.start()
+    one = setting.pii("taint-one.csv", "one")
+    agent, other = Agent(), Agent()
+    assert taint(agent.pid) == 0
+    assert read(person, agent, one, syshold.deny) == "denied\n"
+    assert taint(agent.pid) == 0, "a read that was denied leaves no mark"
+    assert read(person, agent, one) == ""
+    pii = taint(agent.pid)
+    assert pii.bit_count() == 1, hex(pii)
+    assert taint(other.pid) == 0
+
+    # A child, its child, and what they execute.
+    agent.does("import subprocess")
+    child = int(agent.does("p = subprocess.Popen(['sh', '-c', 'sleep 60 & echo $!; wait'], stdout=-1); print(p.pid)"))
+    sleep = int(agent.does("print(p.stdout.readline().decode())"))
+    comm = pathlib.Path(f"/proc/{sleep}/comm")
+    syshold.until("it has executed", lambda: comm.read_text() == "sleep\n")
+    assert (taint(child), taint(sleep)) == (pii, pii)
+    os.kill(sleep, signal.SIGKILL)
+
+    # A child that reads does not mark its parent.
+    other.does("import subprocess")
+    other.does(f"p = subprocess.Popen(['cat', {str(one)!r}], stdout=-1)")
+    (approval,) = syshold.asked(person)
+    syshold.approve(person, approval)
+    assert other.does("print(p.stdout.read(), p.wait())") == "b'one' 0\n"
+    assert taint(other.pid) == 0
+
+
+@syshold.limit(90)
+def test_every_way_of_reading_leaves_its_mark():
+    """By an inherited descriptor, by a mapping; and a file that only looks like a protected one leaves none."""
+    person = setting.start()
+    path = setting.pii("taint-mapped.csv", "mapped")
+    with path.open() as file:
+        child = syshold.governed(setting.PYTHON, "-c", STEPS, stdin=subprocess.PIPE, pass_fds=[file.fileno()])
+        number = file.fileno()
+    child.stdin.write(f"import mmap; m = mmap.mmap({number}, 6, prot=mmap.PROT_READ)\n")
+    child.stdin.flush()
+    (approval,) = syshold.asked(person)
+    syshold.approve(person, approval)
+    assert child.stdout.readline() == "done\n"
+    assert taint(child.pid) != 0
+
+    # The kernel compares the suffix, the daemon the path.
+    elsewhere = pathlib.Path("/home/agent/elsewhere.csv")
+    elsewhere.write_text("harmless")
+    export = setting.EXPORTS / "taint.csv"
+    export.write_text("export")
+    agent = Agent()
+    assert agent.does(f"print(open({str(elsewhere)!r}).read())") == "harmless\n"
+    assert taint(agent.pid) == 0
+    read(person, agent, export)
+    assert taint(agent.pid) != 0
