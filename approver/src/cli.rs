@@ -37,6 +37,12 @@ pub struct Args {
     verb: Verb,
 }
 
+/// The command line of `syshold-approver`, for man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make keys, certificates and state (`serve` does it too)

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::layout::{target, workspace};
-use crate::{build, install, sh};
+use crate::{build, install, sh, toolchain};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -29,6 +29,14 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     let stage = dist.join("root");
     let _ = fs::remove_dir_all(&stage);
     install::shipped(&built, &stage)?;
+    let mut pages = toolchain::clean_command("cargo");
+    pages.current_dir(workspace());
+    // Optimised like the rest: nothing is compiled twice for it.
+    sh::run(
+        pages
+            .args(["run", "--release", "-p", "syshold-pages", "--"])
+            .arg(&stage),
+    )?;
     // Same tree, same bytes: sorted, nobody's, and as old as the commit.
     let time = sh::output(Command::new("git").current_dir(workspace()).args([
         "log",

@@ -34,10 +34,12 @@ pub(crate) fn shipped(built: &Built, root: &Path) -> Result<()> {
     for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT"] {
         place(&workspace().join(file), &root.join(DOCS), 0o644)?;
     }
-    let docs = workspace().join("docs");
-    for file in sh::files_below(&docs)? {
-        let inner = file.strip_prefix(&docs)?.parent().unwrap_or(Path::new(""));
-        place(&file, &root.join(DOCS).join("docs").join(inner), 0o644)?;
+    for file in sh::files_below(&workspace().join("docs"))? {
+        match file.extension().and_then(|kind| kind.to_str()) {
+            Some("md") => place(&file, &root.join(DOCS).join("docs"), 0o644)?,
+            Some("8") => place(&file, &root.join("usr/share/man/man8"), 0o644)?,
+            _ => continue,
+        };
     }
     Ok(())
 }

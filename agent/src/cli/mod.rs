@@ -57,6 +57,12 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
 }
 
+/// The command line of `syshold`, for man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
