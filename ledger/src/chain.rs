@@ -4,47 +4,9 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
+use crate::tree::{TreeHash, leaf_hash};
 use crate::{LEAF_VERSION, MAX_LEAF, clock, leaf};
-
-/// `SHA-256(0x00 ‖ body)`, the leaf hash of RFC 6962.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct LeafHash(pub [u8; 32]);
-
-/// The hash of a leaf with this body.
-pub fn leaf_hash(body: &[u8]) -> LeafHash {
-    LeafHash(
-        Sha256::new()
-            .chain_update([0])
-            .chain_update(body)
-            .finalize()
-            .into(),
-    )
-}
-
-impl LeafHash {
-    /// What the first leaf has as `prev`.
-    pub const NONE: Self = Self([0; 32]);
-}
-
-impl fmt::Display for LeafHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
-    }
-}
-
-impl fmt::Debug for LeafHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for LeafHash {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -55,8 +17,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// What `verify` can find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What `verify` can find, in the order in which it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
     /// The file is damaged.
     Db,
@@ -70,12 +32,44 @@ pub enum Code {
     Noncanonical,
     /// A leaf does not name the one before it.
     Prev,
+    /// A stored node is not the hash of what is below it, is missing, or is one too many.
+    Node,
+    /// The latest checkpoint is not of this tree, or does not cover all of it.
+    Root,
+    /// A checkpoint is no signed note of three lines.
+    CkptFormat,
+    /// A checkpoint of another log.
+    Origin,
+    /// The identity key did not sign a checkpoint.
+    CkptSig,
+    /// A checkpoint is not signed by exactly the epoch key of its size.
+    EpochKey,
+    /// A new epoch key that the one before it does not vouch for.
+    EpochGap,
+    /// An earlier checkpoint is not of this tree: the past was rewritten.
+    Inconsistent,
+    /// A checkpoint is of more leaves than there are: the end was cut off.
+    Truncated,
+    /// A witness has seen more leaves than there are.
+    Rollback,
+    /// A witness has seen another history.
+    Fork,
+    /// A cosignature that its witness did not make.
+    Cosig,
     /// Time runs backwards with no `clock` leaf.
     TimeOrder,
     /// A human decision without its request, something that went on without its decision.
     Orphan,
+    /// A human decision whose signed answer is not the one it names.
+    ApproverSig,
     /// A policy that no `policy` leaf introduced, or none where one belongs.
     PolicyRef,
+    /// An opening that is not of its commitment, or one that vanished with no `redact` leaf.
+    Opening,
+    /// Leaves that are missing at the beginning with no `prune` leaf that says so.
+    Prune,
+    /// Leaves that no witness has seen.
+    Unanchored,
     /// Leaves written while the clock was not synchronised.
     ClockUnsynced,
 }
@@ -90,9 +84,25 @@ impl Code {
             Self::LeafHash => "E_LEAF_HASH",
             Self::Noncanonical => "E_NONCANONICAL",
             Self::Prev => "E_PREV",
+            Self::Node => "E_NODE",
+            Self::Root => "E_ROOT",
+            Self::CkptFormat => "E_CKPT_FORMAT",
+            Self::Origin => "E_ORIGIN",
+            Self::CkptSig => "E_CKPT_SIG",
+            Self::EpochKey => "E_EPOCH_KEY",
+            Self::EpochGap => "E_EPOCH_GAP",
+            Self::Inconsistent => "E_INCONSISTENT",
+            Self::Truncated => "E_TRUNCATED",
+            Self::Rollback => "E_ROLLBACK",
+            Self::Fork => "E_FORK",
+            Self::Cosig => "E_COSIG",
             Self::TimeOrder => "E_TIME_ORDER",
             Self::Orphan => "E_ORPHAN",
+            Self::ApproverSig => "E_APPROVER_SIG",
             Self::PolicyRef => "E_POLICY_REF",
+            Self::Opening => "E_OPENING",
+            Self::Prune => "E_PRUNE",
+            Self::Unanchored => "W_UNANCHORED",
             Self::ClockUnsynced => "W_CLOCK_UNSYNCED",
         }
     }
@@ -150,7 +160,7 @@ impl fmt::Display for Finding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tail {
     pub(crate) idx: u64,
-    pub(crate) hash: LeafHash,
+    pub(crate) hash: TreeHash,
     pub(crate) now: clock::Now,
     pub(crate) boot_id: String,
 }
@@ -165,6 +175,19 @@ impl Chain {
     /// The last leaf pushed, when its body could be read.
     pub(crate) fn into_tail(self) -> Option<Tail> {
         self.tail
+    }
+
+    /// Goes on after a leaf of which only the hash is left.
+    pub(crate) fn resume(&mut self, idx: u64, hash: TreeHash) {
+        self.tail = Some(Tail {
+            idx,
+            hash,
+            now: clock::Now {
+                t: Timestamp::UNIX_EPOCH,
+                t_boot: 0,
+            },
+            boot_id: String::new(),
+        });
     }
 
     /// Begins in the middle: the leaf itself is checked, its link to the one before is not.
@@ -219,7 +242,7 @@ impl Chain {
     }
 
     fn check_link(&self, idx: u64, fields: &Fields, out: &mut Vec<Finding>) {
-        let prev = self.tail.as_ref().map_or(LeafHash::NONE, |tail| tail.hash);
+        let prev = self.tail.as_ref().map_or(TreeHash::NONE, |tail| tail.hash);
         // After a gap the leaf before is not there to be compared with.
         let adjacent = idx == self.tail.as_ref().map_or(0, |tail| tail.idx + 1);
         if adjacent && fields.prev != prev.to_string() {

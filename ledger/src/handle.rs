@@ -13,11 +13,12 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 
-use crate::chain::LeafHash;
 use crate::clock::ClockSource;
 use crate::leaf::{Draft, DraftError};
+use crate::note::Note;
 use crate::store::OpenError;
-use crate::writer::{Job, Writer};
+use crate::tree::TreeHash;
+use crate::writer::{Job, Order, UpkeepError, Writer};
 
 /// The writing end of a ledger. Clones share one writer; the last one dropped waits for the queue
 /// to be written.
@@ -29,11 +30,12 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Inner {
     /// Taken when dropped.
-    queue: Option<SyncSender<Job>>,
+    queue: Option<SyncSender<Order>>,
     writer: Option<JoinHandle<()>>,
     /// Drafts that found the queue full: the writer records them as a gap.
     overflowed: Arc<AtomicU64>,
     health: watch::Receiver<Health>,
+    published: watch::Receiver<Option<Published>>,
 }
 
 /// Settings with sensible defaults.
@@ -45,6 +47,11 @@ pub struct Options {
     pub queue: usize,
     /// See [`ClockSource`].
     pub clock: Option<ClockSource>,
+    /// Leaves in an epoch: then the epoch key is replaced and erased.
+    pub epoch_leaves: u64,
+    /// Fields that can be redacted later, such as `process.argv` or `approvers.comment`: a leaf
+    /// holds a commitment to them, and what opens it is kept beside.
+    pub openable: Vec<String>,
 }
 
 impl Default for Options {
@@ -53,6 +60,8 @@ impl Default for Options {
             ballast_bytes: 1 << 20,
             queue: 16_384,
             clock: None,
+            epoch_leaves: 1024,
+            openable: Vec::new(),
         }
     }
 }
@@ -79,7 +88,15 @@ impl Ledger {
         let (queue, jobs) = sync_channel(options.queue);
         let (health, watched) = watch::channel(Health::Good);
         let overflowed = Arc::new(AtomicU64::new(0));
-        let writer = Writer::open(path, host, options, Arc::clone(&overflowed), health)?;
+        let (publish, published) = watch::channel(None);
+        let writer = Writer::open(
+            path,
+            host,
+            options,
+            Arc::clone(&overflowed),
+            health,
+            publish,
+        )?;
         let writer = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run(&jobs))
@@ -93,6 +110,7 @@ impl Ledger {
                 writer: Some(writer),
                 overflowed,
                 health: watched,
+                published,
             }),
         })
     }
@@ -102,21 +120,51 @@ impl Ledger {
     pub fn append(&self, draft: Draft) -> Pending {
         let (reply, answer) = oneshot::channel();
         let sent = match &self.inner.queue {
-            Some(queue) => queue.try_send(Job { draft, reply }),
+            Some(queue) => queue.try_send(Order::Append(Job { draft, reply })),
             None => return Pending(answer),
         };
         match sent {
             Ok(()) => {}
-            Err(TrySendError::Full(job)) => {
+            // The caller reads the refusal from the other end.
+            Err(TrySendError::Full(Order::Append(job))) => {
                 self.inner.overflowed.fetch_add(1, Ordering::Relaxed);
-                // The caller reads the refusal from the other end.
                 let _unread = job.reply.send(Err(AppendError::QueueFull));
             }
-            Err(TrySendError::Disconnected(job)) => {
-                let _unread = job.reply.send(Err(AppendError::Closed));
-            }
+            Err(_) => {}
         }
         Pending(answer)
+    }
+
+    /// The latest checkpoint that is on disk, to be shown to a witness. None until the first commit
+    /// of this run.
+    pub fn published(&self) -> watch::Receiver<Option<Published>> {
+        self.inner.published.clone()
+    }
+
+    /// Replaces the epoch key and erases the old one. Gives the `key_rotate` leaf.
+    pub async fn rotate_key(&self) -> Result<Committed, UpkeepError> {
+        self.upkeep(Writer::rotate).await
+    }
+
+    /// Keeps a checkpoint with the cosignature that [`witness::accept`](crate::witness::accept)
+    /// found under it.
+    pub async fn cosigned(&self, note: Note) -> Result<(), UpkeepError> {
+        self.upkeep(move |writer| writer.keep_cosigned(&note)).await
+    }
+
+    /// Has the writer do something between two batches.
+    async fn upkeep<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writer) -> Result<T, UpkeepError> + Send + 'static,
+    ) -> Result<T, UpkeepError> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Upkeep(Box::new(move |writer| {
+            // Whoever asked may have gone.
+            let _gone = reply.send(work(writer));
+        }));
+        let queue = self.inner.queue.as_ref().ok_or(AppendError::Closed)?;
+        queue.try_send(order).map_err(|_| AppendError::QueueFull)?;
+        answer.await.map_err(|_| AppendError::Closed)?
     }
 
     /// Watches whether the ledger can be written.
@@ -158,7 +206,16 @@ impl Future for Pending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
     pub idx: u64,
-    pub hash: LeafHash,
+    pub hash: TreeHash,
+}
+
+/// A checkpoint that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// How many leaves it is of.
+    pub size: u64,
+    /// The signed note.
+    pub note: Arc<str>,
 }
 
 /// Why a draft is not in the ledger. Whatever it says: deny.

@@ -1,14 +1,16 @@
 //! A leaf before it is written: its kind, its sections, and the canonical bytes they become.
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
-use crate::chain::LeafHash;
 use crate::clock::Stamp;
+use crate::tree::TreeHash;
 use crate::{LEAF_VERSION, MAX_LEAF};
 
+pub(crate) mod commit;
 mod sections;
 pub use sections::{
     Action, Agent, Ancestor, Approver, DecidedBy, Decision, Initiator, Object, Outcome, Policy,
@@ -232,19 +234,27 @@ impl Draft {
         }
     }
 
-    /// The canonical bytes at this place of the chain.
+    /// The canonical bytes at this place of the chain; the values at the `openable` paths are only
+    /// committed to.
     pub(crate) fn encode(
         &self,
         idx: u64,
-        prev: LeafHash,
+        prev: TreeHash,
         stamp: &Stamp<'_>,
-    ) -> Result<String, DraftError> {
+        openable: &[String],
+    ) -> Result<Encoded, DraftError> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
         for (name, value) in &self.fields {
             check(name, value, 1)?;
         }
+        let mut fields = Cow::Borrowed(&self.fields);
+        let openings = if openable.is_empty() {
+            Vec::new()
+        } else {
+            commit::commit(fields.to_mut(), openable)
+        };
         let leaf = Whole {
             v: LEAF_VERSION,
             kind: self.kind,
@@ -252,16 +262,23 @@ impl Draft {
             idx,
             prev: prev.to_string(),
             stamp,
-            fields: &self.fields,
+            fields: &fields,
         };
         let body = serde_json_canonicalizer::to_string(&leaf)
             .map_err(|error| DraftError::NotJson("leaf".to_owned(), error.to_string()))?;
         if body.len() > MAX_LEAF {
             Err(DraftError::TooLong(body.len()))
         } else {
-            Ok(body)
+            Ok(Encoded { body, openings })
         }
     }
+}
+
+/// The bytes of a leaf, and what opens its commitments.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) body: String,
+    pub(crate) openings: Vec<commit::Opened>,
 }
 
 /// Refuses what JSON readers disagree about. `path` is for the message, and only made for it.
@@ -335,7 +352,9 @@ mod tests {
     use crate::clock::tests::stamp;
 
     fn encode(draft: &Draft) -> Result<String, DraftError> {
-        draft.encode(7, LeafHash([0; 32]), &stamp())
+        draft
+            .encode(7, TreeHash([0; 32]), &stamp(), &[])
+            .map(|leaf| leaf.body)
     }
 
     #[test]

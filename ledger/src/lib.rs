@@ -25,22 +25,31 @@ mod chain;
 pub mod cli;
 mod clock;
 mod handle;
+mod keys;
 pub mod leaf;
+pub mod note;
+mod prove;
 mod reader;
 pub mod render;
 mod store;
+pub mod tree;
 mod verify;
+pub mod witness;
 mod writer;
 
-pub use chain::{Code, Finding, LeafHash, leaf_hash};
+pub use chain::{Code, Finding};
 pub use clock::{ClockSource, ClockState};
 pub use handle::{
-    AppendError, Committed, Health, HostName, HostNameError, Ledger, Options, Pending,
+    AppendError, Committed, Health, HostName, HostNameError, Ledger, Options, Pending, Published,
 };
+pub use keys::KeysError;
 pub use leaf::{Draft, DraftError, Kind};
+pub use prove::ProveError;
 pub use reader::{Filter, Leaf, ReadError, Reader};
 pub use store::OpenError;
-pub use verify::{Exit, Report, verify};
+pub use tree::{TreeHash, leaf_hash};
+pub use verify::{Cosigned, Exit, Report, Trust, verify, verify_with};
+pub use writer::UpkeepError;
 
 /// The version that leaves carry in `v`.
 pub const LEAF_VERSION: u32 = 1;

@@ -11,8 +11,8 @@ use rusqlite::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::chain::LeafHash;
 use crate::store::{self, APPLICATION_ID, MIGRATIONS};
+use crate::tree::TreeHash;
 
 /// A ledger open for reading only.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Leaf {
     /// The bytes that were hashed.
     pub body: String,
     /// As stored; [`crate::verify`](fn@crate::verify) compares.
-    pub hash: LeafHash,
+    pub hash: TreeHash,
 }
 
 impl Leaf {
@@ -126,6 +126,18 @@ impl Reader {
         count
             .map(|count| u64::try_from(count).unwrap_or(0))
             .map_err(|source| self.wrong(source))
+    }
+
+    /// How many leaves the tree is of, those that were pruned included.
+    pub fn size(&self) -> Result<u64, ReadError> {
+        let last = self.conn.query_row("SELECT max(idx) FROM leaf", [], |row| {
+            row.get::<_, Option<i64>>(0)
+        });
+        last.map(|last| {
+            last.and_then(|idx| u64::try_from(idx).ok())
+                .map_or(0, |idx| idx + 1)
+        })
+        .map_err(|source| self.wrong(source))
     }
 
     /// Whether there are none: so it is only when the file was tampered with.
@@ -229,7 +241,7 @@ impl Reader {
 
 impl Filter {
     fn sql(&self) -> (String, Vec<SqlValue>) {
-        let mut sql = "SELECT idx, body, hash FROM leaf WHERE idx >= ?".to_owned();
+        let mut sql = "SELECT idx, body, hash FROM leaf NOT INDEXED WHERE idx >= ?".to_owned();
         let mut values = vec![integer(self.from_idx)];
         let columns = [
             (" AND kind = ?", &self.kind),
@@ -356,6 +368,6 @@ fn leaf_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Leaf> {
     Ok(Leaf {
         idx: u64::try_from(idx).unwrap_or(u64::MAX),
         body: row.get(1)?,
-        hash: LeafHash(row.get(2)?),
+        hash: TreeHash(row.get(2)?),
     })
 }

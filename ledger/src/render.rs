@@ -66,8 +66,26 @@ pub fn full(leaf: &Leaf) -> String {
 /// A report of `verify` in a few lines.
 pub fn report(path: &str, report: &Report) -> String {
     let mut out = format!("{path}: {} leaves", report.leaves);
+    if report.first > 0 {
+        let _infallible = write!(out, " from {} on (those before were pruned)", report.first);
+    }
     if let Some(head) = report.head {
         let _infallible = write!(out, ", the last one {head}");
+    }
+    if let Some(root) = report.root {
+        let _infallible = write!(
+            out,
+            "\nroot {root}, {} checkpoints, {} epochs",
+            report.checkpoints, report.epochs
+        );
+    }
+    if let Some(identity) = &report.identity {
+        let pinned = if report.identity_pinned {
+            "the one you gave"
+        } else {
+            "as the ledger names it; give yours with --key"
+        };
+        let _infallible = write!(out, "\nidentity key {} ({pinned})", escape(identity));
     }
     out.push('\n');
     for finding in &report.errors {
@@ -89,7 +107,7 @@ pub fn report(path: &str, report: &Report) -> String {
     let _infallible = match report.exit() {
         Exit::Clean => writeln!(
             out,
-            "{good}clean{good:#}: every leaf is canonical, is what was hashed, and names the one before"
+            "{good}clean{good:#}: every leaf is what was hashed, all of them are in the tree, and every checkpoint is signed and of this tree"
         ),
         Exit::WarningsOnly => writeln!(out, "{good}clean{good:#}, with the warnings above"),
         Exit::Tampered | Exit::Unreadable => {
@@ -101,7 +119,19 @@ pub fn report(path: &str, report: &Report) -> String {
             writeln!(out, "{bad}TAMPERED{bad:#}: {proven}")
         }
     };
-    out.push_str("The chain proves itself; that its end was not cut off, only a head noted elsewhere can prove.\n");
+    let _infallible = match &report.cosigned {
+        Some(cosigned) => writeln!(
+            out,
+            "A witness, {}, saw the first {} leaves at {}; what is newer only this host vouches for.",
+            escape(&cosigned.witness),
+            cosigned.size,
+            cosigned.at
+        ),
+        None => writeln!(
+            out,
+            "No witness has seen this ledger: that its end was not cut off, only a root noted elsewhere can prove."
+        ),
+    };
     out
 }
 
@@ -155,7 +185,7 @@ fn escape(raw: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::leaf_hash;
+    use crate::tree::leaf_hash;
 
     #[test]
     fn a_leaf_cannot_drive_the_terminal() {

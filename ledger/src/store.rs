@@ -5,9 +5,16 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior};
 
-use crate::chain::{Chain, Finding, LeafHash, Tail};
+use crate::chain::{Chain, Code, Finding, Tail};
+use crate::keys::KeysError;
+use crate::note::{Checkpoint, Note, VerifierKey, parse_checkpoint};
+use crate::tree::Frontier;
+
+mod write;
+pub(crate) use write::{Batch, Opening, Row, hash_at, missing_node};
+use write::{build_nodes, insert, introduced_epoch};
 
 /// `PRAGMA application_id` of a ledger: "SysL".
 pub(crate) const APPLICATION_ID: i32 = 0x5379_734c;
@@ -15,7 +22,8 @@ pub(crate) const APPLICATION_ID: i32 = 0x5379_734c;
 /// Append-only: an entry that was released is never changed. `user_version` counts those applied.
 /// The columns that are queried are computed from the body, so they cannot differ from what was
 /// hashed.
-pub(crate) const MIGRATIONS: &[&str] = &["
+pub(crate) const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE leaf (
   idx       INTEGER PRIMARY KEY,
   body      TEXT NOT NULL,
@@ -31,7 +39,27 @@ CREATE TABLE leaf (
   by        TEXT GENERATED ALWAYS AS (json_extract(body, '$.decision.by')) VIRTUAL,
   approvers TEXT GENERATED ALWAYS AS (json_extract(body, '$.approvers')) VIRTUAL
 ) STRICT;
-"];
+",
+    "
+CREATE TABLE node (
+  level INTEGER NOT NULL,
+  n     INTEGER NOT NULL,
+  hash  BLOB NOT NULL CHECK (length(hash) = 32),
+  PRIMARY KEY (level, n)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE checkpoint (
+  size INTEGER PRIMARY KEY,
+  note TEXT NOT NULL
+) STRICT;
+CREATE TABLE opening (
+  idx   INTEGER NOT NULL,
+  path  TEXT NOT NULL,
+  salt  BLOB NOT NULL CHECK (length(salt) = 16),
+  value TEXT NOT NULL,
+  PRIMARY KEY (idx, path)
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// How many of the last leaves are checked when a file is opened for writing.
 pub(crate) const TAIL_CHECK: u64 = 1000;
@@ -74,6 +102,8 @@ pub enum OpenError {
     },
     #[error("the first leaf cannot be written: {0}")]
     Genesis(String),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
 }
 
 /// A ledger file open for writing.
@@ -83,12 +113,15 @@ pub(crate) struct Store {
     path: PathBuf,
 }
 
-/// A leaf ready to be inserted.
+/// The end of a ledger that was found in order.
 #[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) idx: u64,
-    pub(crate) body: String,
-    pub(crate) hash: LeafHash,
+pub(crate) struct Head {
+    pub(crate) tail: Tail,
+    pub(crate) edge: Frontier,
+    /// None in a ledger that has no keys yet.
+    pub(crate) checkpoint: Option<(Note, Checkpoint)>,
+    /// The epoch key that the last leaf introduces.
+    pub(crate) epoch: Option<VerifierKey>,
 }
 
 /// Why a commit failed.
@@ -170,7 +203,7 @@ impl Store {
     /// [`lock`].
     pub(crate) fn open(
         path: &Path,
-        genesis: impl FnOnce() -> Result<Row, OpenError>,
+        genesis: impl FnOnce() -> Result<Batch, OpenError>,
     ) -> Result<Self, OpenError> {
         create_file(path).map_err(|source| OpenError::Io {
             path: path.to_owned(),
@@ -205,7 +238,9 @@ impl Store {
                 .map_err(wrong)?;
             migrate(&transaction, done).map_err(wrong)?;
             if fresh {
-                insert(&transaction, &[genesis()?]).map_err(wrong)?;
+                insert(&transaction, &genesis()?).map_err(wrong)?;
+            } else if done == 1 {
+                build_nodes(&transaction).map_err(wrong)?;
             }
             transaction.commit().map_err(wrong)?;
             sync_directory(path).map_err(|source| OpenError::Io {
@@ -261,8 +296,8 @@ impl Store {
         })
     }
 
-    /// Checks the last leaves and gives the last of all.
-    pub(crate) fn tail(&self) -> Result<Tail, OpenError> {
+    /// Checks the last leaves, the right edge of the tree and its checkpoint.
+    pub(crate) fn head(&self) -> Result<Head, OpenError> {
         let wrong = |source| OpenError::Sqlite {
             path: self.path.clone(),
             source,
@@ -277,26 +312,92 @@ impl Store {
             )
             .map_err(wrong)?;
         let mut rows = statement.query([TAIL_CHECK]).map_err(wrong)?;
-        let mut first = true;
+        let mut last: Option<Vec<u8>> = None;
         while let Some(row) = rows.next().map_err(wrong)? {
             let (idx, body, hash): (u64, Vec<u8>, Vec<u8>) =
                 (|| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))().map_err(wrong)?;
-            if first {
+            if last.is_none() {
                 chain.begin_at(idx, &body, &hash, &mut findings);
             } else {
                 chain.push(idx, &body, &hash, &mut findings);
             }
-            first = false;
             if let Some(finding) = findings.pop() {
-                return Err(OpenError::Tampered {
-                    path: self.path.clone(),
-                    finding,
-                });
+                return Err(self.tampered(finding));
             }
+            last = Some(body);
         }
-        chain.into_tail().ok_or(OpenError::Emptied {
+        let tail = chain.into_tail().ok_or(OpenError::Emptied {
             path: self.path.clone(),
+        })?;
+        let edge = Frontier::load(tail.idx + 1, |place| {
+            let hash = hash_at(&self.conn, place).map_err(wrong)?;
+            hash.ok_or_else(|| self.tampered(missing_node(place)))
+        })?;
+        let checkpoint = self.checkpoint(&edge)?;
+        Ok(Head {
+            tail,
+            edge,
+            checkpoint,
+            epoch: last.as_deref().and_then(introduced_epoch),
         })
+    }
+
+    /// The latest checkpoint, which has to be of this very tree.
+    fn checkpoint(&self, edge: &Frontier) -> Result<Option<(Note, Checkpoint)>, OpenError> {
+        let wrong = |source| OpenError::Sqlite {
+            path: self.path.clone(),
+            source,
+        };
+        let note: Option<String> = self
+            .conn
+            .query_row(
+                "SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1",
+                [],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(wrong)?;
+        let last = edge.size() - 1;
+        let Some(raw) = note else {
+            let genesis: Option<String> = self
+                .conn
+                .query_row("SELECT body FROM leaf WHERE idx = 0", [], |row| row.get(0))
+                .optional()
+                .map_err(wrong)?;
+            return match genesis {
+                Some(body) if introduced_epoch(body.as_bytes()).is_none() => Ok(None),
+                _ => Err(self.tampered(Finding::new(
+                    Code::Root,
+                    last,
+                    format!("a checkpoint of {} leaves", edge.size()),
+                    "no checkpoint at all",
+                ))),
+            };
+        };
+        let (note, checkpoint) = parse_checkpoint(&raw).map_err(|error| {
+            self.tampered(Finding::new(
+                Code::CkptFormat,
+                last,
+                "a signed checkpoint",
+                error.to_string(),
+            ))
+        })?;
+        let expected = format!("{} leaves, root {}", edge.size(), edge.root());
+        let found = format!("{} leaves, root {}", checkpoint.size, checkpoint.root);
+        if checkpoint.size > edge.size() {
+            return Err(self.tampered(Finding::new(Code::Truncated, last, found, expected)));
+        }
+        if (checkpoint.size, checkpoint.root) != (edge.size(), edge.root()) {
+            return Err(self.tampered(Finding::new(Code::Root, last, expected, found)));
+        }
+        Ok(Some((note, checkpoint)))
+    }
+
+    pub(crate) fn tampered(&self, finding: Finding) -> OpenError {
+        OpenError::Tampered {
+            path: self.path.clone(),
+            finding,
+        }
     }
 
     /// The stored hash of one leaf.
@@ -308,8 +409,8 @@ impl Store {
             .optional()
     }
 
-    /// Writes `rows` after `tail`, in one transaction. When this returns Ok they are on disk.
-    pub(crate) fn commit(&mut self, tail: &Tail, rows: &[Row]) -> Result<(), CommitError> {
+    /// Writes `batch` after `tail`, in one transaction. When this returns Ok it is on disk.
+    pub(crate) fn commit(&mut self, tail: &Tail, batch: &Batch) -> Result<(), CommitError> {
         let transaction = self
             .conn
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -327,18 +428,9 @@ impl Store {
                 });
             }
         }
-        insert(&transaction, rows)?;
+        insert(&transaction, batch)?;
         Ok(transaction.commit()?)
     }
-}
-
-fn insert(conn: &Connection, rows: &[Row]) -> rusqlite::Result<()> {
-    let mut statement =
-        conn.prepare_cached("INSERT INTO leaf (idx, body, hash) VALUES (?1, ?2, ?3)")?;
-    for row in rows {
-        statement.execute(params![row.idx, row.body, row.hash.0])?;
-    }
-    Ok(())
 }
 
 /// Applies what is missing after the first `done` migrations.
@@ -402,6 +494,6 @@ pub(crate) fn inherit_owner(file: &File, path: &Path) -> io::Result<()> {
     fchown(file, Some(dir.uid()), Some(dir.gid()))
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(directory(path))?.sync_all()
 }

@@ -313,7 +313,7 @@ fn what_is_no_good_place_or_file_is_refused_by_name() {
         "a newer ledger is never altered"
     );
     common::forger(&path)
-        .pragma_update(None, "user_version", 1)
+        .pragma_update(None, "user_version", 2)
         .unwrap();
     drop(open(&path));
 

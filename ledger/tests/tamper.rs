@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use common::{filled, forger, place, rewrite, unguarded};
+use common::{filled, forger, place, resign, rewrite, unguarded};
 use rusqlite::{Connection, params};
 use serde_json::json;
 use syshold_ledger::{Code, Exit, ReadError, Report, leaf_hash, verify};
@@ -287,16 +287,24 @@ fn every_kind_of_change_has_its_code() {
         assert_eq!(check(&path).exit(), Exit::Clean);
         unguarded(&path, *forge);
         let report = check(&path);
+        let codes: Vec<_> = report.errors.iter().map(|e| (e.code, e.idx)).collect();
+        assert!(codes.contains(&(*code, Some(*idx))), "{name}: {codes:?}");
         let first = report
             .first_bad
             .clone()
             .unwrap_or_else(|| panic!("{name}: not noticed"));
+        let before = first.idx.and_then(|idx| idx.checked_sub(1));
         assert_eq!(
-            (first.code, first.idx),
-            (*code, Some(*idx)),
+            report.last_good,
+            before.filter(|idx| *idx >= report.first),
+            "{name}"
+        );
+        // A leaf's own hash was changed too: what shows it is the next leaf, and the tree.
+        let altered = idx - u64::from(*code == Code::Prev && name.contains("hash"));
+        assert!(
+            report.last_good.is_none_or(|good| good < altered),
             "{name}: {first}"
         );
-        assert_eq!(report.last_good, idx.checked_sub(1), "{name}");
         assert_eq!(report.exit(), Exit::Tampered, "{name}");
     }
 }
@@ -419,7 +427,8 @@ fn any_flipped_byte_of_the_file_is_found_or_harmless() {
     assert!(found > harmless);
 }
 
-/// The limit of a chain without a witness, kept in sight: see also the text `verify` ends with.
+/// The limit without a witness, kept in sight: whoever has the live keys rewrites what they signed
+/// since the last rotation. See also the text that `verify` ends with.
 #[test]
 fn a_cut_or_rewritten_end_is_not_noticed_by_the_file_alone() {
     let (_dir, path) = place();
@@ -428,6 +437,13 @@ fn a_cut_or_rewritten_end_is_not_noticed_by_the_file_alone() {
     forger(&path)
         .execute("DELETE FROM leaf WHERE idx > 8", [])
         .unwrap();
+    let first = check(&path).first_bad.unwrap();
+    assert_eq!(
+        first.code,
+        Code::Truncated,
+        "without the keys it shows: {first}"
+    );
+    resign(&forger(&path));
     assert_eq!(check(&path).exit(), Exit::Clean);
     assert_ne!(check(&path).head, head, "a head noted elsewhere shows it");
     rewrite(&forger(&path), |_, leaf| {

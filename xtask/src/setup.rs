@@ -16,11 +16,12 @@ use crate::sh;
 use crate::toolchain::{self, BPF_LINKER_VERSION};
 
 /// What a program comes from, on Debian and Ubuntu.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("cc", "gcc"),
     ("depmod", "kmod"),
     ("dpkg-deb", "dpkg"),
     ("du", "coreutils"),
+    ("go", "golang-go"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
     ("openssl", "openssl"),
@@ -128,6 +129,10 @@ pub(crate) fn packages() -> Result<()> {
         .collect();
     if !Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
         missing.push("debian-archive-keyring");
+    }
+    // Go's sumdb packages check the ledger's checkpoints and proofs.
+    if !Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb").exists() {
+        missing.push("golang-golang-x-mod-dev");
     }
     // The gateway's tests run a Slack client of others in a virtual environment.
     let mut venv = Command::new("python3");

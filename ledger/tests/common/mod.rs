@@ -9,7 +9,9 @@ use serde_json::Value;
 use syshold_ledger::leaf::{
     Action, Agent, Approver, DecidedBy, Decision, Object, Outcome, Policy, Verdict,
 };
-use syshold_ledger::{Draft, Kind, Ledger, leaf_hash};
+use syshold_ledger::note::{Checkpoint, Note, NoteSigner};
+use syshold_ledger::tree::Frontier;
+use syshold_ledger::{Draft, Kind, Ledger, TreeHash, leaf_hash};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -152,7 +154,8 @@ pub(crate) fn unguarded(path: &Path, forge: impl FnOnce(&Connection)) {
     swap(plain, &guarded);
 }
 
-/// Rewrites the ledger with every hash and link made right again: what root can do.
+/// Rewrites the ledger with every hash and link made right again, and a new checkpoint over it all:
+/// what root can do with the live keys.
 pub(crate) fn rewrite(conn: &Connection, mut change: impl FnMut(u64, &mut Value)) {
     let mut statement = conn.prepare("SELECT body FROM leaf ORDER BY idx").unwrap();
     let bodies: Vec<String> = statement
@@ -174,4 +177,49 @@ pub(crate) fn rewrite(conn: &Connection, mut change: impl FnMut(u64, &mut Value)
         .unwrap();
         prev = hash.to_string();
     }
+    drop(statement);
+    resign(conn);
+}
+
+/// The tree and the latest checkpoint anew, over whatever leaves there are; older checkpoints that
+/// do not fit any more go.
+pub(crate) fn resign(conn: &Connection) {
+    let path = PathBuf::from(conn.path().unwrap());
+    let key = |extension: &str| {
+        let text = std::fs::read_to_string(path.with_extension(extension)).unwrap();
+        NoteSigner::from_secret_text(&text).unwrap()
+    };
+    conn.execute("DELETE FROM node WHERE level > 0", [])
+        .unwrap();
+    let mut edge = Frontier::default();
+    let mut statement = conn.prepare("SELECT hash FROM leaf ORDER BY idx").unwrap();
+    let hashes: Vec<[u8; 32]> = statement
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    for hash in hashes {
+        edge.push(TreeHash(hash), |place, hash| {
+            conn.execute(
+                "INSERT INTO node (level, n, hash) VALUES (?1, ?2, ?3)",
+                params![place.level, place.n, hash.0],
+            )
+            .unwrap();
+        });
+    }
+    let identity = key("identity");
+    let checkpoint = Checkpoint {
+        origin: identity.verifier().name().to_owned(),
+        size: edge.size(),
+        root: edge.root(),
+    };
+    let text = checkpoint.to_string();
+    let signatures = vec![identity.sign(&text, 0), key("epoch").sign(&text, 0)];
+    let note = Note { text, signatures }.to_string();
+    conn.execute("DELETE FROM checkpoint", []).unwrap();
+    conn.execute(
+        "INSERT INTO checkpoint (size, note) VALUES (?1, ?2)",
+        params![edge.size(), note],
+    )
+    .unwrap();
 }

@@ -21,18 +21,33 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
+mod batch;
+mod upkeep;
+
+use batch::{Rows, gap, genesis, step};
+pub use upkeep::UpkeepError;
+
 use crate::ballast::Ballast;
-use crate::chain::{LeafHash, Tail, leaf_hash};
-use crate::clock::{self, ClockSource, Now, Stamp};
-use crate::handle::{AppendError, Committed, Health, HostName, Options};
+use crate::chain::Tail;
+use crate::clock::{self, ClockSource, Now};
+use crate::handle::{AppendError, Committed, Health, HostName, Options, Published};
+use crate::keys::Keys;
 use crate::leaf::{Draft, Kind};
-use crate::store::{self, CommitError, OpenError, Row, Store};
+use crate::store::{self, Batch, CommitError, Head, OpenError, Store};
+use crate::tree::Frontier;
 
 /// One draft and where its answer goes.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) draft: Draft,
     pub(crate) reply: oneshot::Sender<Result<Committed, AppendError>>,
+}
+
+/// What the writer is asked to do.
+pub(crate) enum Order {
+    Append(Job),
+    /// Anything but an append; it answers for itself.
+    Upkeep(Box<dyn FnOnce(&mut Writer) + Send>),
 }
 
 /// The most leaves in one transaction.
@@ -49,8 +64,17 @@ pub(crate) struct Writer {
     overflowed: Arc<AtomicU64>,
     health: watch::Sender<Health>,
     state: State,
-    /// The last leaf that was acknowledged or found at a check.
+    keys: Keys,
+    /// An epoch ends when the tree passes a multiple of this many leaves.
+    epoch_leaves: u64,
+    openable: Vec<String>,
+    /// The latest checkpoint, once it is on disk.
+    published: watch::Sender<Option<Published>>,
+    /// The size of the latest checkpoint, unless it has to be kept.
+    replaceable: Option<u64>,
+    /// The last leaf that was acknowledged or found at a check, and the tree up to it.
     tail: Tail,
+    edge: Frontier,
     lost: u64,
     /// Leaves found after a failure that nobody was told of: in the ledger, but never acted upon.
     unacknowledged: Option<(u64, u64)>,
@@ -78,6 +102,7 @@ impl Writer {
         options: Options,
         overflowed: Arc<AtomicU64>,
         health: watch::Sender<Health>,
+        published: watch::Sender<Option<Published>>,
     ) -> Result<Self, OpenError> {
         let lock = store::lock(path)?;
         let io = |source| OpenError::Io {
@@ -92,10 +117,20 @@ impl Writer {
             bytes,
             source,
         })?;
-        let store = Store::open(path, || genesis(&host, &boot_id, options.clock.as_ref()))?;
-        let tail = store.tail()?;
-        let state = State::Good(store);
-        Ok(Self {
+        let mut new_keys = None;
+        let origin = upkeep::new_origin(&host);
+        let store = Store::open(path, || {
+            let keys = new_keys.insert(Keys::create(path, &origin)?);
+            genesis(&host, &boot_id, options.clock.as_ref(), keys)
+        })?;
+        let head = store.head()?;
+        let keyless = head.checkpoint.is_none();
+        let keys = match new_keys {
+            Some(keys) => keys,
+            None if keyless => Keys::create(path, &origin)?,
+            None => Keys::load(path)?,
+        };
+        let mut writer = Self {
             path: path.to_owned(),
             host,
             boot_id,
@@ -103,37 +138,66 @@ impl Writer {
             ballast,
             overflowed,
             health,
-            state,
-            tail,
+            state: State::Good(store),
+            keys,
+            epoch_leaves: options.epoch_leaves.max(1),
+            openable: options.openable,
+            published,
+            replaceable: None,
+            tail: head.tail.clone(),
+            edge: head.edge.clone(),
             lost: 0,
             unacknowledged: None,
             _lock: lock,
-        })
+        };
+        if keyless {
+            writer.introduce_keys()?;
+        } else {
+            writer.settle_keys(&head)?;
+        }
+        Ok(writer)
     }
 
     /// Writes batches until every sender is gone.
-    pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
-        let mut batch = Vec::new();
+    pub(crate) fn run(mut self, orders: &Receiver<Order>) {
         loop {
-            match self.receive(jobs) {
-                Ok(job) => batch.push(job),
+            let first = match self.receive(orders) {
+                Ok(order) => order,
                 Err(RecvTimeoutError::Timeout) => {
                     self.try_again();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let mut batch = Vec::new();
+            let mut upkeep = None;
+            for order in std::iter::once(first).chain(orders.try_iter()) {
+                match order {
+                    Order::Append(job) => batch.push(job),
+                    Order::Upkeep(work) => upkeep = Some(work),
+                }
+                if batch.len() == BATCH || upkeep.is_some() {
+                    break;
+                }
             }
-            batch.extend(jobs.try_iter().take(BATCH - 1));
             self.try_again();
-            self.write(std::mem::take(&mut batch));
+            let before = self.edge.size();
+            self.write(batch);
+            if before / self.epoch_leaves != self.edge.size() / self.epoch_leaves {
+                // The old key stays good; the next epoch's end is another chance.
+                let _next_time = self.rotate();
+            }
+            if let Some(work) = upkeep {
+                work(&mut self);
+            }
         }
     }
 
-    /// Sleeps until a draft comes; only an ailing ledger also wakes by itself.
-    fn receive(&self, jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
+    /// Sleeps until an order comes; only an ailing ledger also wakes by itself.
+    fn receive(&self, orders: &Receiver<Order>) -> Result<Order, RecvTimeoutError> {
         match &self.state {
-            State::Good(_) => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            State::Degraded { .. } | State::Broken { .. } => jobs.recv_timeout(RETRY),
+            State::Good(_) => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            State::Degraded { .. } | State::Broken { .. } => orders.recv_timeout(RETRY),
         }
     }
 
@@ -148,10 +212,10 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        let mut rows = Rows::after(&self.tail);
+        let mut rows = Rows::after(&self.tail, &self.edge);
         match self.rows_for(&mut rows, &batch) {
             Ok(places) => {
-                let committed = self.commit(&rows);
+                let committed = self.commit(rows);
                 self.answer(batch, places, committed);
             }
             Err(error) => {
@@ -171,10 +235,8 @@ impl Writer {
         batch: &[Job],
     ) -> Result<Vec<Result<Committed, AppendError>>, clock::ClockError> {
         let now = Now::read()?;
-        if let Some(step) = now.jump(&self.tail.now, self.tail.boot_id == self.boot_id) {
-            let from = clock::format(self.tail.now.t);
-            let draft = Draft::new(Kind::Clock).field("step", &json!({"from": from, "ms": step}));
-            let _own = self.encode(rows, &draft, now);
+        if let Some(ms) = now.jump(&self.tail.now, self.tail.boot_id == self.boot_id) {
+            let _own = self.encode(rows, &step(&self.tail, ms), now);
         }
         let overflowed = self.overflowed.swap(0, Ordering::Relaxed);
         if overflowed > 0 {
@@ -186,31 +248,20 @@ impl Writer {
             .collect())
     }
 
-    fn encode(&self, rows: &mut Rows, draft: &Draft, now: Now) -> Result<Committed, AppendError> {
-        let clock = self.clock.as_ref().and_then(|source| source());
-        let stamp = Stamp {
-            t: now.t,
-            t_boot: now.t_boot,
-            boot_id: &self.boot_id,
-            clock,
-            host: self.host.as_str(),
-        };
-        let body = draft.encode(rows.tail.idx + 1, rows.tail.hash, &stamp)?;
-        Ok(rows.push(body, now, &self.boot_id))
-    }
-
     /// One transaction. After a failure the state is no longer good, and nothing of it is acknowledged.
-    fn commit(&mut self, rows: &Rows) -> Result<(), AppendError> {
+    fn commit(&mut self, mut rows: Rows) -> Result<(), AppendError> {
+        if rows.batch.rows.is_empty() {
+            return Ok(());
+        }
+        rows.seal(&self.keys);
+        rows.batch.replaces = self.replaceable;
         let store = match &mut self.state {
             State::Good(store) | State::Degraded { store, .. } => store,
             State::Broken { cause, .. } => return Err(AppendError::Store(Arc::clone(cause))),
         };
-        if rows.rows.is_empty() {
-            return Ok(());
-        }
-        match store.commit(&self.tail, &rows.rows) {
+        match store.commit(&self.tail, &rows.batch) {
             Ok(()) => {
-                self.tail = rows.tail.clone();
+                self.advance(rows);
                 Ok(())
             }
             Err(error) => {
@@ -221,6 +272,19 @@ impl Writer {
                 self.recover(full);
                 Err(AppendError::Store(cause))
             }
+        }
+    }
+
+    /// After COMMIT, and never before: the checkpoint may be shown to others now.
+    fn advance(&mut self, rows: Rows) {
+        self.tail = rows.tail;
+        self.edge = rows.edge;
+        if let Some((size, note)) = rows.batch.checkpoint {
+            self.replaceable = Some(size);
+            self.published.send_replace(Some(Published {
+                size,
+                note: note.into(),
+            }));
         }
     }
 
@@ -283,14 +347,16 @@ impl Writer {
             let _missing = self.ballast.release();
         }
         match self.reopened() {
-            Ok((store, tail)) => {
-                if tail.idx > self.tail.idx {
+            Ok((store, head)) => {
+                if head.tail.idx > self.tail.idx {
                     let first = self
                         .unacknowledged
                         .map_or(self.tail.idx + 1, |(first, _)| first);
-                    self.unacknowledged = Some((first, tail.idx));
+                    self.unacknowledged = Some((first, head.tail.idx));
                 }
-                self.tail = tail;
+                self.tail = head.tail;
+                self.edge = head.edge;
+                self.replaceable = None;
                 let retry_at = Instant::now() + RETRY;
                 if full || self.ballast.restore().is_err() {
                     self.state = State::Degraded {
@@ -314,17 +380,21 @@ impl Writer {
     }
 
     /// The file again, with every leaf that was ever acknowledged still in it.
-    fn reopened(&self) -> Result<(Store, Tail), String> {
+    fn reopened(&mut self) -> Result<(Store, Head), String> {
         let store = Store::reopen(&self.path).map_err(|error| error.to_string())?;
-        let tail = store.tail().map_err(|error| error.to_string())?;
         match store.hash_at(self.tail.idx) {
-            Ok(Some(hash)) if hash == self.tail.hash.0 => Ok((store, tail)),
-            Ok(_) => Err(format!(
-                "leaf {}, which was acknowledged, is gone or changed: the file was replaced",
-                self.tail.idx
-            )),
-            Err(error) => Err(error.to_string()),
+            Ok(Some(hash)) if hash == self.tail.hash.0 => {}
+            Ok(_) => {
+                return Err(format!(
+                    "leaf {}, which was acknowledged, is gone or changed: the file was replaced",
+                    self.tail.idx
+                ));
+            }
+            Err(error) => return Err(error.to_string()),
         }
+        let head = store.head().map_err(|error| error.to_string())?;
+        self.settle_keys(&head).map_err(|error| error.to_string())?;
+        Ok((store, head))
     }
 
     /// Writes the gap leaf that ends a failure; a degraded ledger first needs its ballast back.
@@ -362,29 +432,26 @@ impl Writer {
 
     /// A leaf of the ledger's own. A failure leaves it broken, to be tried again later.
     fn own_leaf(&mut self, draft: &Draft) -> Result<(), CommitError> {
+        let (Ok(now), mut rows) = (Now::read(), Rows::after(&self.tail, &self.edge)) else {
+            return Err(CommitError::Busy);
+        };
+        if self.encode(&mut rows, draft, now).is_err() {
+            return Err(CommitError::Busy);
+        }
+        self.commit_own(rows)
+    }
+
+    /// The same with what else it writes.
+    fn commit_own(&mut self, mut rows: Rows) -> Result<(), CommitError> {
+        rows.seal(&self.keys);
+        rows.batch.replaces = self.replaceable;
         let store = match &mut self.state {
             State::Good(store) | State::Degraded { store, .. } => store,
             State::Broken { .. } => return Err(CommitError::Busy),
         };
-        let mut rows = Rows::after(&self.tail);
-        let Ok(now) = Now::read() else {
-            return Err(CommitError::Busy);
-        };
-        let clock = self.clock.as_ref().and_then(|source| source());
-        let stamp = Stamp {
-            t: now.t,
-            t_boot: now.t_boot,
-            boot_id: &self.boot_id,
-            clock,
-            host: self.host.as_str(),
-        };
-        let Ok(body) = draft.encode(rows.tail.idx + 1, rows.tail.hash, &stamp) else {
-            return Err(CommitError::Busy);
-        };
-        rows.push(body, now, &self.boot_id);
-        match store.commit(&self.tail, &rows.rows) {
+        match store.commit(&self.tail, &rows.batch) {
             Ok(()) => {
-                self.tail = rows.tail;
+                self.advance(rows);
                 Ok(())
             }
             Err(error) => {
@@ -392,6 +459,17 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// Writes what is no leaf, such as a cosigned checkpoint.
+    fn commit_aside(&mut self, batch: &Batch) -> Result<(), CommitError> {
+        let store = match &mut self.state {
+            State::Good(store) | State::Degraded { store, .. } => store,
+            State::Broken { .. } => return Err(CommitError::Busy),
+        };
+        store.commit(&self.tail, batch).inspect_err(|error| {
+            self.become_broken(&error.to_string().into(), Instant::now() + RETRY);
+        })
     }
 
     fn become_broken(&mut self, cause: &Arc<str>, retry_at: Instant) {
@@ -403,63 +481,6 @@ impl Writer {
             cause: cause.to_string(),
         });
     }
-}
-
-/// The rows of a transaction, chained as they are pushed.
-struct Rows {
-    rows: Vec<Row>,
-    tail: Tail,
-}
-
-impl Rows {
-    fn after(tail: &Tail) -> Self {
-        Self {
-            rows: Vec::new(),
-            tail: tail.clone(),
-        }
-    }
-
-    fn push(&mut self, body: String, now: Now, boot_id: &str) -> Committed {
-        let (idx, hash) = (self.tail.idx + 1, leaf_hash(body.as_bytes()));
-        self.rows.push(Row { idx, body, hash });
-        self.tail = Tail {
-            idx,
-            hash,
-            now,
-            boot_id: boot_id.to_owned(),
-        };
-        Committed { idx, hash }
-    }
-}
-
-/// `unacknowledged` leaves are in the chain, but whoever drafted them was told that they are not.
-fn gap(lost: u64, cause: &str, unacknowledged: Option<(u64, u64)>) -> Draft {
-    let mut gap = json!({"lost": lost, "cause": cause});
-    if let Some((from, to)) = unacknowledged {
-        gap["unacknowledged"] = json!({"from": from, "to": to});
-    }
-    Draft::new(Kind::Gap).field("gap", &gap)
-}
-
-fn genesis(host: &HostName, boot_id: &str, clock: Option<&ClockSource>) -> Result<Row, OpenError> {
-    let now = Now::read().map_err(|error| OpenError::Genesis(error.to_string()))?;
-    let clock = clock.and_then(|source| source());
-    let stamp = Stamp {
-        t: now.t,
-        t_boot: now.t_boot,
-        boot_id,
-        clock,
-        host: host.as_str(),
-    };
-    let draft = Draft::new(Kind::Genesis).field(
-        "software",
-        &concat!("syshold-ledger ", env!("CARGO_PKG_VERSION")),
-    );
-    let body = draft
-        .encode(0, LeafHash::NONE, &stamp)
-        .map_err(|error| OpenError::Genesis(error.to_string()))?;
-    let hash = leaf_hash(body.as_bytes());
-    Ok(Row { idx: 0, body, hash })
 }
 
 /// Whoever asked may have gone.
