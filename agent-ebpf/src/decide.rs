@@ -132,7 +132,7 @@ pub unsafe fn decide(
 #[inline(always)]
 unsafe fn goes(who: &Current, what: &What, classes: u64, hold: u64) -> Answer {
     if what.key.actions & (action::READ | action::EXEC) != 0 {
-        carry(who, &what.key, classes, hold);
+        carry(who, &what.key, classes & !CLASS_OWN_PROGRAMS, hold);
     }
     Answer::Go
 }

@@ -4,16 +4,17 @@ use aya_ebpf::helpers::{
     generated::bpf_get_current_task_btf,
 };
 use syshold_abi::{
-    AgentRules, Event, Governed, InodeKey, Key, MAX_AGENTS, PID_DAEMON, PID_FREE, PID_PAGE, event,
-    exception, hook, pid_byte,
+    AgentRules, Event, Governed, Key, MAX_AGENTS, PID_DAEMON, PID_FREE, PID_PAGE, event, exception,
+    hook, pid_byte,
 };
 
 use crate::{
-    field::{Kernel, add, load, offset, or},
+    field::{Kernel, add, copy, load, offset, or},
     maps::{
         AGENT_RULES, AGENT_TAINT, CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE,
         USERS,
     },
+    paths::{dentry_of, inode_of, key_of, path_of},
     tell::{emit, forget, now},
 };
 
@@ -300,10 +301,10 @@ unsafe fn daemon_gone(tgid: u32) {
     }
 }
 
-/// Does an exec make this process governed? By its program, its user or its cgroup. A change of
-/// user alone does not: PAM changes it back and forth in processes that stay root's.
+/// Does an exec of `file` make this process governed? By its program, its user or its cgroup. A
+/// change of user alone does not: PAM changes it back and forth in processes that stay root's.
 #[inline(always)]
-pub unsafe fn enters(exe: Option<InodeKey>, uid: u32) {
+pub unsafe fn enters(file: Kernel, uid: u32) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let byte = byte_of(tgid);
     if byte != PID_FREE {
@@ -314,13 +315,61 @@ pub unsafe fn enters(exe: Option<InodeKey>, uid: u32) {
         }
         return;
     }
-    let agent = exe
-        .and_then(|exe| EXES.get(&exe).copied())
+    let agent = EXES
+        .get(&key_of(inode_of(file)))
+        .copied()
         .or_else(|| USERS.get(&uid).copied())
         .or_else(|| by_cgroup());
-    if let Some(agent) = agent {
-        govern(bpf_get_current_task_btf().cast(), agent, hook::EXEC);
+    let task: Kernel = bpf_get_current_task_btf().cast_const().cast();
+    if let Some(agent) = agent
+        && !is_executor(task, file)
+    {
+        govern(task, agent, hook::EXEC);
     }
+}
+
+/// Is it systemd on its way to a unit's program, in the unit's cgroup already and about to make
+/// mounts, drop capabilities and change users? Governed at its next exec. A governed process does
+/// not become a child of PID 1 that is not governed: it stays governed.
+#[inline(always)]
+pub unsafe fn sets_up_unit(task: Kernel) -> bool {
+    let mm: Kernel = load(task, offset!(task_mm));
+    let file: Kernel = load(mm, offset!(mm_exe_file));
+    match init_of(task) {
+        Some(init) => (inode_of(init) == inode_of(file) || is_executor(task, file)),
+        None => false,
+    }
+}
+
+/// `systemd-executor`, beside the program that PID 1, its parent, runs.
+#[inline(always)]
+unsafe fn is_executor(task: Kernel, file: Kernel) -> bool {
+    const NAME: [u64; 2] = [
+        u64::from_le_bytes(*b"systemd-"),
+        u64::from_le_bytes(*b"executor"),
+    ];
+    let Some(init) = init_of(task) else {
+        return false;
+    };
+    let init = dentry_of(path_of(init));
+    let dentry = dentry_of(path_of(file));
+    let folder: Kernel = load(dentry, offset!(dentry_parent));
+    let beside: Kernel = load(init, offset!(dentry_parent));
+    let len: u32 = load(dentry, offset!(dentry_name_len));
+    let name: u64 = load(dentry, offset!(dentry_name));
+    folder == beside && len == 16 && copy(name as *const [u64; 2]) == Some(NAME)
+}
+
+/// The program of PID 1, when that is the task's parent.
+#[inline(always)]
+unsafe fn init_of(task: Kernel) -> Option<Kernel> {
+    let parent: Kernel = load(task, offset!(task_real_parent));
+    let tgid: u32 = load(parent, offset!(task_tgid));
+    if tgid != 1 {
+        return None;
+    }
+    let mm: Kernel = load(parent, offset!(task_mm));
+    Some(load(mm, offset!(mm_exe_file)))
 }
 
 /// The nearest governed cgroup at or above the current one.

@@ -29,6 +29,7 @@ mod identity;
 mod maps;
 mod paths;
 mod restart;
+mod special;
 mod tell;
 
 #[unsafe(no_mangle)]

@@ -58,6 +58,12 @@ pub unsafe fn in_exec() -> bool {
     }
 }
 
+/// Is this the native syscall `nr`?
+#[inline(always)]
+pub unsafe fn in_syscall(nr: u32) -> bool {
+    matches!(syscall_of(bpf_get_current_task_btf().cast_const().cast()), Syscall::Native(now) if now == nr)
+}
+
 #[inline(always)]
 fn native(hook: u32, nr: u32) -> bool {
     match hook {

@@ -581,6 +581,25 @@ pub struct Offsets {
     pub bprm_file: u32,
     pub regs_orig_ax: u32,
     pub sb_flags: u32,
+    pub task_real_parent: u32,
+    pub task_mm: u32,
+    pub task_real_cred: u32,
+    pub task_pid_links: u32,
+    pub mm_exe_file: u32,
+    pub signal_flags: u32,
+    pub userns_level: u32,
+    pub inode_rdev: u32,
+    pub sb_magic: u32,
+    pub proc_inode_pid: u32,
+    pub proc_inode_vfs_inode: u32,
+    pub pid_tasks: u32,
+    pub cred_uid: u32,
+    pub cred_euid: u32,
+    pub cred_suid: u32,
+    pub cred_gid: u32,
+    pub cred_cap_permitted: u32,
+    pub cred_cap_effective: u32,
+    pub bprm_cred: u32,
 }
 
 /// Indexes of the per-CPU counters.
@@ -611,7 +630,7 @@ const _: () = {
     assert!(size_of::<Place>() == 24);
     assert!(size_of::<Daemon>() == 48);
     assert!(size_of::<Event>() == 72);
-    assert!(size_of::<Offsets>() == 42 * 4);
+    assert!(size_of::<Offsets>() == 61 * 4);
 };
 
 #[cfg(feature = "user")]

@@ -7,7 +7,7 @@ use syshold_abi::{CGROUP_NAME_LEN, hook};
 
 use crate::{
     field::{Kernel, load, offset},
-    identity::{current, govern},
+    identity::{current, govern, sets_up_unit},
     maps::{CGROUP_NAMES, CGROUPS},
 };
 
@@ -54,7 +54,9 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
     unsafe {
         let node: Kernel = load(cgroup, offset!(cgroup_kn));
         let id: u64 = load(node, offset!(kn_id));
-        if let Some(agent) = CGROUPS.get(&id) {
+        if let Some(agent) = CGROUPS.get(&id)
+            && !sets_up_unit(task)
+        {
             govern(task, *agent, hook::FORK);
         }
     }

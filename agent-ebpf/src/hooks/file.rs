@@ -3,7 +3,7 @@ use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, macros::lsm, prog
 use syshold_abi::{Key, action, hook, object};
 
 use crate::{
-    decide::{Answer, Display, What, decide},
+    decide::{Answer, Display, What, decide, deny},
     field::{Kernel, copy, load, offset},
     identity::{Current, Who, current},
     maps::{LAST_OPEN, OPENED, Opened},
@@ -11,7 +11,11 @@ use crate::{
         Classes, classes_below, classes_of, dentry_of, has_content, inode_of, key_of, name_hash,
         path_of,
     },
+    special::refused,
 };
+
+/// Of no class.
+const NONE: Classes = Classes { sure: 0, glob: 0 };
 
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
@@ -40,6 +44,13 @@ pub fn file_open(ctx: LsmContext) -> i32 {
 #[inline(always)]
 unsafe fn open(who: &Current, file: Kernel) -> Answer {
     let inode = inode_of(file);
+    let mode: u32 = load(file, offset!(file_mode));
+    if let Some(why) = refused(who, inode, mode & FMODE_WRITE != 0) {
+        let rdev: u32 = load(inode, offset!(inode_rdev));
+        let mut what = about(hook::FILE_OPEN, inode, action::READ, NONE);
+        what.key.extra = u64::from(rdev);
+        return deny(who, &what, why);
+    }
     if !has_content(inode) {
         return Answer::Go;
     }
@@ -48,7 +59,6 @@ unsafe fn open(who: &Current, file: Kernel) -> Answer {
     if !classes.is_protected() {
         return Answer::Go;
     }
-    let mode: u32 = load(file, offset!(file_mode));
     let mut actions = 0;
     if mode & FMODE_READ != 0 || mode & FMODE_WRITE == 0 {
         actions |= action::READ;

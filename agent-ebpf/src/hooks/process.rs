@@ -9,7 +9,6 @@ use syshold_abi::hook;
 use crate::{
     field::{Kernel, load, offset},
     identity::{Who, current, enters, exit, inherit, room_for_one_more},
-    paths::{inode_of, key_of},
 };
 
 /// `security_task_alloc(task, clone_flags)`: the child has no PID yet; only its room is checked.
@@ -52,7 +51,7 @@ pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
         let file: Kernel = load(bprm, offset!(bprm_file));
         // Not bprm->cred: exec has handed it over to the task by now.
         let uid = bpf_get_current_uid_gid() as u32;
-        enters(Some(key_of(inode_of(file))), uid);
+        enters(file, uid);
     }
     0
 }

@@ -115,14 +115,14 @@ impl Driver {
         };
         let agent = AgentId(event.agent);
         let name = self.agent_name(agent);
-        let object = kernel::object_of(&event.key, None);
+        let object = denied_object(event);
         let why = cause_name(event.cause);
         tracing::warn!(
             agent = name,
             pid = event.tgid,
             hook = hook_name(event.hook),
             why,
-            object = object.label(),
+            object,
             "denied by the kernel"
         );
         let leaf = Draft::new(Kind::Decision)
@@ -138,7 +138,7 @@ impl Driver {
                     .collect(),
             })
             .object(&leaf::Object {
-                kind: object.label(),
+                kind: object,
                 ..leaf::Object::default()
             })
             .policy(&leaf::Policy {
@@ -159,6 +159,24 @@ impl Driver {
     }
 }
 
+/// What a denied act was about, for people: most of what is denied outright has no object.
+fn denied_object(event: &Event) -> String {
+    let about = event.key.b;
+    match event.cause {
+        cause::CAPABILITY => format!("capability {about}"),
+        cause::TRACE => format!("process {about}"),
+        cause::TERMINAL => format!("ioctl {about:#x}"),
+        cause::DEVICE => format!(
+            "device {}:{}, {}",
+            event.key.extra >> 20,
+            event.key.extra & 0xf_ffff,
+            kernel::object_of(&event.key, None).label()
+        ),
+        _ if event.key.kind == 0 => hook_name(event.hook).to_owned(),
+        _ => kernel::object_of(&event.key, None).label(),
+    }
+}
+
 pub(super) fn cause_name(why: u32) -> &'static str {
     match why {
         cause::RULE => "a rule of the policy",
@@ -172,6 +190,14 @@ pub(super) fn cause_name(why: u32) -> &'static str {
         cause::UNKNOWN_AGENT => "the agent is not known",
         cause::UNREADABLE => "the address cannot be read",
         cause::SELF_PROTECTION => "self-protection",
+        cause::CAPABILITY => "a capability that would lift the hold",
+        cause::NAMESPACE => "a user namespace, mount or chroot",
+        cause::TRACE => "tracing a process of someone else",
+        cause::DEVICE => "a device that is not open to the agent",
+        cause::KERNEL_FS => "a file that changes the kernel",
+        cause::TERMINAL => "keystrokes put into a terminal",
+        cause::KERNEL_CODE => "bpf, perf events, modules or kexec",
+        cause::SETFSUID => "setfsuid",
         _ => "unknown",
     }
 }
