@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::clock::Stamp;
 use crate::tree::TreeHash;
-use crate::{LEAF_VERSION, MAX_LEAF};
+use crate::{LEAF_VERSION, MAX_LEAF, canonical};
 
 pub(crate) mod commit;
 mod sections;
@@ -255,16 +255,30 @@ impl Draft {
         } else {
             commit::commit(fields.to_mut(), openable)
         };
-        let leaf = Whole {
+        let broken =
+            |error: serde_json::Error| DraftError::NotJson("leaf".to_owned(), error.to_string());
+        let head = Head {
             v: LEAF_VERSION,
             kind: self.kind,
             id: Uuid::now_v7(),
             idx,
             prev: prev.to_string(),
             stamp,
-            fields: &fields,
         };
-        let body = serde_json_canonicalizer::to_string(&leaf)
+        let Value::Object(head) = serde_json::to_value(&head).map_err(broken)? else {
+            return Err(DraftError::NotJson(
+                "leaf".to_owned(),
+                "no object".to_owned(),
+            ));
+        };
+        let members = head.iter().chain(fields.iter());
+        let mut body = Vec::with_capacity(1024);
+        canonical::object(
+            &mut body,
+            members.map(|(name, value)| (name.as_str(), value)),
+        )
+        .map_err(broken)?;
+        let body = String::from_utf8(body)
             .map_err(|error| DraftError::NotJson("leaf".to_owned(), error.to_string()))?;
         if body.len() > MAX_LEAF {
             Err(DraftError::TooLong(body.len()))
@@ -330,8 +344,9 @@ fn fault(path: &str, value: &Value, depth: usize) -> DraftError {
     }
 }
 
+/// What the ledger itself says of a leaf; the names are reserved.
 #[derive(Serialize)]
-struct Whole<'a> {
+struct Head<'a> {
     v: u32,
     kind: Kind,
     id: Uuid,
@@ -339,8 +354,6 @@ struct Whole<'a> {
     prev: String,
     #[serde(flatten)]
     stamp: &'a Stamp<'a>,
-    #[serde(flatten)]
-    fields: &'a Map<String, Value>,
 }
 
 #[cfg(test)]

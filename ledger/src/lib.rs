@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod ballast;
+mod canonical;
 mod chain;
 pub mod cli;
 mod clock;
