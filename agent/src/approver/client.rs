@@ -65,7 +65,8 @@ struct Handle {
 }
 
 impl Approver {
-    /// Needs a tokio runtime. Tries the gateway once, for [`Self::health`].
+    /// Its tasks run on the tokio runtime that this is called in, whoever calls the other methods.
+    /// Tries the gateway once, for [`Self::health`].
     pub fn start(
         gateway: Gateway,
         key: SigningKey,
@@ -98,7 +99,7 @@ impl Approver {
         self.prune();
         self.questions
             .insert(request.request_id, Handle { withdraw, again });
-        tokio::spawn(question.run(withdrawn, next));
+        self.wire.spawn(question.run(withdrawn, next));
         Ok(sealed.payload_sha256)
     }
 
@@ -136,24 +137,22 @@ impl Approver {
     }
 
     /// Tells the gateway what became of a request; people see it there.
-    pub fn outcome(&self, outcome: &Outcome) -> Result<(), CanonicalError> {
-        let sealed = self.wire.seal(outcome)?;
+    pub fn outcome(&self, outcome: Outcome) {
         let path = format!("/v1/requests/{}/outcome", outcome.request_id);
         Wire::report(
             &self.wire,
             Report {
                 method: Method::POST,
                 path,
-                body: Some(sealed.envelope),
+                body: Some(outcome),
             },
         );
-        Ok(())
     }
 
     /// Asks the gateway how it is, in the background; the result is in [`Self::health`].
     pub fn probe(&self) {
         let wire = Arc::clone(&self.wire);
-        tokio::spawn(async move { wire.probe().await });
+        self.wire.spawn(async move { wire.probe().await });
     }
 
     #[must_use]

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use reqwest::{Client, Method, StatusCode, Url};
 use syshold_protocol::canonical::CanonicalError;
 use syshold_protocol::dsse::{self, Payload, Sealed};
-use syshold_protocol::{SigningKey, VERSION};
+use syshold_protocol::{Outcome, SigningKey, VERSION};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -49,13 +50,16 @@ pub(super) struct Wire {
     /// Reports are being dropped, and it was said.
     overflowing: AtomicBool,
     reporting: Semaphore,
+    /// Where calls are made and signed: not on the driver's thread, whoever asks for them.
+    runtime: Handle,
 }
 
 /// Something to tell the gateway that nobody waits for.
 pub(super) struct Report {
     pub(super) method: Method,
     pub(super) path: String,
-    pub(super) body: Option<Vec<u8>>,
+    /// Signed where it is sent.
+    pub(super) body: Option<Outcome>,
 }
 
 impl Wire {
@@ -71,7 +75,13 @@ impl Wire {
             reports: AtomicUsize::new(0),
             overflowing: AtomicBool::new(false),
             reporting: Semaphore::new(REPORTS_AT_ONCE),
+            runtime: Handle::current(),
         })
+    }
+
+    /// Runs a task beside the driver.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     pub(super) fn seal<T: Payload>(&self, value: &T) -> Result<Sealed, CanonicalError> {
@@ -137,32 +147,37 @@ impl Wire {
             return;
         }
         let wire = Arc::clone(this);
-        tokio::spawn(async move {
-            let until = Instant::now() + REPORT_FOR;
-            let mut backoff = Backoff::new();
-            while Instant::now() < until {
-                let seat = wire.reporting.acquire().await;
-                let sent = wire
-                    .send(
-                        &wire.calls,
-                        report.method.clone(),
-                        &report.path,
-                        report.body.clone(),
-                        CALL,
-                    )
-                    .await;
-                drop(seat);
-                let asked = match sent {
-                    Ok(answer) if !again_later(answer.status) => break,
-                    Ok(answer) => answer.retry_after,
-                    Err(_) => None,
-                };
-                tokio::time::sleep(backoff.next(asked)).await;
-            }
+        this.spawn(async move {
+            wire.deliver(report).await;
             if wire.reports.fetch_sub(1, Ordering::Relaxed) <= MAX_REPORTS / 2 {
                 wire.overflowing.store(false, Ordering::Relaxed);
             }
         });
+    }
+
+    async fn deliver(&self, report: Report) {
+        let body = match report.body.map(|outcome| self.seal(&outcome)).transpose() {
+            Ok(sealed) => sealed.map(|sealed| sealed.envelope),
+            Err(error) => {
+                return tracing::warn!(%error, path = report.path, "a report cannot be signed");
+            }
+        };
+        let until = Instant::now() + REPORT_FOR;
+        let mut backoff = Backoff::new();
+        while Instant::now() < until {
+            let seat = self.reporting.acquire().await;
+            let method = report.method.clone();
+            let sent = self
+                .send(&self.calls, method, &report.path, body.clone(), CALL)
+                .await;
+            drop(seat);
+            let asked = match sent {
+                Ok(answer) if !again_later(answer.status) => return,
+                Ok(answer) => answer.retry_after,
+                Err(_) => None,
+            };
+            tokio::time::sleep(backoff.next(asked)).await;
+        }
     }
 
     /// One call, signed: by its body, or by the `Syshold-Auth` header where it has none.

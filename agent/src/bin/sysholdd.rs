@@ -15,6 +15,7 @@ use syshold_agent::park::{CGROUP_ROOT, Parking};
 use syshold_agent::policy::{self, Policy};
 use syshold_agent::rules::BuiltIn;
 use syshold_ledger::{ClockState, HostName, Ledger, Options};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -39,6 +40,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    kernel::spare_memory();
     let args = Args::parse();
     let policy = match policy::load(&args.config) {
         Ok(policy) => policy,
@@ -51,14 +53,7 @@ fn main() -> ExitCode {
     for warning in policy.warnings() {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let done = match runtime {
-        Ok(runtime) => runtime.block_on(serve(args, policy)),
-        Err(error) => Err(error.into()),
-    };
+    let done = run(args, policy);
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,7 +67,25 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Error>> {
+/// The driver's thread hears of events and commits itself, without another to wake it; what TLS and
+/// signatures take is spent on a thread of their own.
+fn run(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Error>> {
+    let network = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("network")
+        .enable_all()
+        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(args, policy, network.handle()))
+}
+
+async fn serve(
+    args: Args,
+    policy: Policy,
+    network: &Handle,
+) -> Result<(), Box<dyn std::error::Error>> {
     if let Err(error) = kernel::stop_dumps() {
         tracing::warn!(%error, "core dumps of this daemon are not prevented");
     }
@@ -83,7 +96,6 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
         ledger_options(),
     )?;
     let kernel = Kernel::load(Path::new(kernel::PINS))?;
-    kernel::trim_memory();
     let mut parking = Parking::default();
     let adopted = parking.adopt(Path::new(CGROUP_ROOT))?;
     if adopted > 0 {
@@ -96,10 +108,9 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
     let (approver, gateway) = match Gateway::load(&args.state) {
         Ok((gateway, key)) => {
             let (host, port) = gateway.address();
-            (
-                Some(Approver::start(gateway, key, events)?),
-                addresses(&host, port),
-            )
+            let addresses = addresses(&host, port);
+            let _there = network.enter();
+            (Some(Approver::start(gateway, key, events)?), addresses)
         }
         Err(error @ GatewayError::NotEnrolled { .. }) => {
             tracing::warn!("{error}; until then every ask rule denies");
@@ -129,6 +140,7 @@ async fn serve(args: Args, policy: Policy) -> Result<(), Box<dyn std::error::Err
         },
     };
     driver::run(parts, |headline| {
+        kernel::trim_memory();
         tracing::info!(headline, "enforcement is live");
         let _ = sd_notify::notify(false, &[NotifyState::Ready, NotifyState::Status(headline)]);
     })

@@ -320,21 +320,6 @@ impl Driver {
         });
     }
 
-    /// A leaf that nothing waits for.
-    pub(super) fn record_aside(&self, draft: Draft) {
-        let kind = draft.kind();
-        let pending = self.ledger.append(draft);
-        let leaves = Arc::clone(&self.leaves);
-        tokio::spawn(async move {
-            match pending.await {
-                Ok(committed) => {
-                    leaves.fetch_max(committed.idx + 1, Ordering::Relaxed);
-                }
-                Err(error) => tracing::error!(%kind, %error, "a leaf could not be recorded"),
-            }
-        });
-    }
-
     /// The decision is durable and the right to release is at hand: out it goes.
     fn release(&mut self, right: &gate::ReleaseRight, verdict: Verdict) {
         let id = right.id();
@@ -389,14 +374,13 @@ impl Driver {
             Outcome::Unconfirmed(verdict) => (verdict.name(), "unconfirmed"),
             Outcome::Gone(why) => ("gone", why.name()),
         };
-        self.record_aside(compose::outcome_leaf(hold, request, outcome, held));
-        if let (Some(request), Some(approver)) = (request, &self.approver) {
-            let host = approver.gateway().host_id.clone();
-            let report = compose::outcome_report(request, host, outcome, held, wall());
-            if let Err(error) = approver.outcome(&report) {
-                tracing::warn!(%error, "an outcome could not be reported");
-            }
-        }
+        let report = request
+            .zip(self.approver.as_ref())
+            .map(|(request, approver)| {
+                let host = approver.gateway().host_id.clone();
+                compose::outcome_report(request, host, outcome, held, wall())
+            });
+        self.record_soon(compose::outcome_leaf(hold, request, outcome, held), report);
         let over = Over {
             id: hold.0,
             at: jiff::Timestamp::now(),

@@ -13,6 +13,7 @@
 //! back as an [`Input`]; the loop itself never waits for any of it, nor for a person.
 mod act;
 mod adopt;
+mod aside;
 mod compose;
 mod reload;
 mod report;
@@ -53,8 +54,6 @@ pub use self::adopt::unanswered;
 
 /// Between two heartbeats and canary rounds.
 const TICK: Duration = Duration::from_secs(1);
-/// Between two full sweeps of PENDING.
-const SWEEP_EVERY: u32 = 5;
 /// Inputs that tasks may have under way; beyond that they wait, not the loop.
 const BACKLOG: usize = 65_536;
 /// Decision ids remembered against replay. A decision is bound to an outstanding request too.
@@ -151,6 +150,7 @@ pub struct Driver {
     launched: HashMap<Process, Subject>,
     used: (HashSet<DecisionId>, VecDeque<DecisionId>),
     denials: watch::Denials,
+    soon: aside::Soon,
     followers: Vec<control::Answers>,
     canary: Canary,
     counts: report::Tally,
@@ -162,6 +162,9 @@ pub struct Driver {
     name_changes: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
     resolver: Option<tokio::task::JoinHandle<()>>,
     ticks: u32,
+    next_sweep: u32,
+    /// At any sweep since memory was given back.
+    most_held: usize,
 }
 
 impl std::fmt::Debug for Driver {
@@ -196,6 +199,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
         launched: HashMap::new(),
         used: (HashSet::new(), VecDeque::new()),
         denials: watch::Denials::default(),
+        soon: aside::Soon::default(),
         followers: Vec::new(),
         canary: Canary::default(),
         counts: report::Tally::default(),
@@ -206,6 +210,8 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
         name_changes: mpsc::channel(8),
         resolver: None,
         ticks: 0,
+        next_sweep: 0,
+        most_held: 0,
     };
     driver.begin().await?;
     let mut stop = Stops::listen().map_err(DriverError::Signals)?;
@@ -214,6 +220,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
     ready(&driver.headline());
     loop {
         let deadline = driver.gate.next_deadline().map(instant_of);
+        let outcomes = driver.soon.due();
         tokio::select! {
             events = driver.kernel.events() => {
                 for event in events.map_err(DriverError::Events)? {
@@ -226,6 +233,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
             Some(asked) = calls.recv() => driver.call(asked),
             _ = tick.tick() => driver.tick(),
             () = wait_until(deadline) => driver.gate_step(gate::Input::Tick),
+            () = wait_until(outcomes) => driver.record_outcomes(),
             what = stop.next() => match what {
                 Stop::Reload => driver.reload_by_signal(),
                 Stop::Stop => return driver.end().await,
@@ -290,7 +298,7 @@ fn wall() -> UnixMs {
 impl Driver {
     /// Enforcement goes live, then what an earlier daemon left is taken up.
     async fn begin(&mut self) -> Result<(), DriverError> {
-        self.kernel.introduce_daemon();
+        self.kernel.introduce_daemon()?;
         self.learn_resolvers();
         self.put_in_force()?;
         self.kernel.beat(nanos(monotonic()))?;
@@ -314,6 +322,7 @@ impl Driver {
     async fn end(&mut self) -> Result<(), DriverError> {
         const GRACE: Duration = Duration::from_secs(30);
         self.kernel.restarting(nanos(monotonic() + GRACE))?;
+        self.record_outcomes();
         let draft = Draft::new(Kind::Stop).field("pending", &self.facts.len());
         if let Err(error) = self.ledger.append(draft).await {
             tracing::error!(%error, "the ledger could not record the stop");

@@ -6,10 +6,22 @@ use syshold_abi::{Event, cause};
 use syshold_ledger::{Draft, Kind, leaf};
 use tokio::time::Instant;
 
-use super::{Driver, Input, SWEEP_EVERY, hook_name, monotonic, nanos};
+use super::{Driver, Input, hook_name, monotonic, nanos};
 use crate::gate::Gone;
 use crate::kernel;
 use crate::request::{Actions, AgentId, HoldId};
+
+/// Ticks between two looks at what the policy names on this host, and at the gateway.
+const LOOK_EVERY: u32 = 5;
+
+/// So many holds at once are out of the ordinary.
+const CROWD: usize = 1000;
+
+/// Ticks until the next sweep: what events told is only made sure of, so a crowd that waits is not
+/// counted all the time.
+fn sweep_in(held: usize) -> u32 {
+    u32::try_from(held / 500).unwrap_or(u32::MAX).clamp(5, 20)
+}
 
 impl Driver {
     /// Once a second.
@@ -30,8 +42,10 @@ impl Driver {
             self.canary_says(Some(problem));
         }
         self.ticks = self.ticks.wrapping_add(1);
-        if self.ticks.is_multiple_of(SWEEP_EVERY) {
+        if self.ticks == self.next_sweep {
             self.sweep(false);
+        }
+        if self.ticks.is_multiple_of(LOOK_EVERY) {
             self.governing.refresh(&mut self.kernel, &self.policy);
             if let Some(approver) = &self.approver {
                 approver.probe();
@@ -70,14 +84,28 @@ impl Driver {
     /// PENDING is the truth: what the events did not tell is found here. `all`: nothing is
     /// assumed about what is known already.
     pub(super) fn sweep(&mut self, all: bool) {
-        let held = self.kernel.pending();
-        let there: HashSet<HoldId> = held.iter().map(kernel::hold_id).collect();
-        for pending in &held {
-            let known = self.facts.get(&kernel::hold_id(pending));
+        let mut there = HashSet::new();
+        let mut tids = HashSet::new();
+        let mut news = Vec::new();
+        for pending in self.kernel.pending() {
+            let id = kernel::hold_id(&pending);
+            there.insert(id);
+            tids.insert(pending.tid);
+            let known = self.facts.get(&id);
             if all || known.is_none_or(|fact| fact.released.is_some()) {
-                self.held(pending);
+                news.push(pending);
             }
         }
+        for pending in &news {
+            self.held(pending);
+        }
+        self.most_held = self.most_held.max(there.len());
+        if self.most_held >= CROWD && there.len() < CROWD / 10 {
+            // What thousands of holds took is not needed again soon.
+            kernel::trim_memory();
+            self.most_held = there.len();
+        }
+        self.next_sweep = self.ticks.wrapping_add(sweep_in(there.len()));
         let lost: Vec<(HoldId, bool)> = self
             .facts
             .iter()
@@ -93,7 +121,6 @@ impl Driver {
             }
         }
         // Sleepers nobody holds any more: left by a daemon that died between two steps.
-        let tids: HashSet<u32> = held.iter().map(|pending| pending.tid).collect();
         let strays: Vec<u32> = self
             .parking
             .sleepers()
@@ -239,5 +266,18 @@ impl Denials {
             .insert(key, (now, 0))
             .map_or(0, |(_, others)| others);
         Some(before + std::mem::take(&mut self.unrecorded))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_swept_less_often_but_is_swept() {
+        let table = [(0, 5), (2_500, 5), (5_000, 10), (10_000, 20), (16_384, 20)];
+        for (held, ticks) in table {
+            assert_eq!(sweep_in(held), ticks, "{held}");
+        }
     }
 }

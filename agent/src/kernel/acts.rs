@@ -11,7 +11,7 @@ use super::mmap::{self, map_and_unmap};
 
 /// Lets a child of the daemon count as the daemon until it exits: how exec is proven.
 #[derive(Clone, Debug)]
-pub struct Marker(pub(super) Arc<mmap::Shared>);
+pub struct Marker(pub(super) Arc<mmap::Bytes>);
 
 /// One syscall, for its way through the kernel; what it returns is of no interest.
 macro_rules! try_syscall {
@@ -156,12 +156,11 @@ pub fn run_a_program(marker: Marker) {
     let mark = move || -> io::Result<()> {
         // One store into the shared table; the kernel side takes it back at exit.
         let pid = nix::unistd::getpid().as_raw();
-        marker
-            .0
-            .store_byte(pid.unsigned_abs() as usize, syshold_abi::PID_DAEMON);
+        let byte = marker.0.at(pid.unsigned_abs() as usize)?;
+        byte.store(syshold_abi::PID_DAEMON);
         Ok(())
     };
-    // SAFETY: between fork and exec it only asks for its PID and stores a byte.
+    // SAFETY: between fork and exec it only asks for its PID, maps a page and stores a byte.
     let spawned = unsafe { command.pre_exec(mark) }.spawn();
     if let Ok(mut child) = spawned {
         let _ = child.wait();

@@ -57,6 +57,8 @@ pub enum LoadError {
         name: &'static str,
         source: nix::Error,
     },
+    #[error("keeping the map PIDS open: {0}")]
+    Pids(io::Error),
     #[error("the event ring: {0}")]
     Events(io::Error),
 }
@@ -205,10 +207,11 @@ impl Kernel {
     }
 
     fn open(mut ebpf: Ebpf, programs: Vec<Program>) -> Result<Self, LoadError> {
-        let verdicts = shared(&mut ebpf, "VERDICTS", abi::VERDICT_SLOTS as usize * 8)?;
-        let settled = shared(&mut ebpf, "SETTLED", abi::VERDICT_SLOTS as usize * 8)?;
-        let sequence = shared(&mut ebpf, "SEQUENCE", 2 * 8)?;
-        let pids = shared(&mut ebpf, "PIDS", abi::PID_LIMIT as usize)?;
+        let verdicts = shared(&ebpf, "VERDICTS", abi::VERDICT_SLOTS as usize * 8)?;
+        let settled = shared(&ebpf, "SETTLED", abi::VERDICT_SLOTS as usize * 8)?;
+        let sequence = shared(&ebpf, "SEQUENCE", 2 * 8)?;
+        let pids = array(&ebpf, "PIDS")?;
+        let pids = mmap::Bytes::new(pids.fd(), abi::PID_LIMIT as usize).map_err(LoadError::Pids)?;
         let daemon: aya::maps::Array<MapData, abi::Daemon> = take(&mut ebpf, "DAEMON")?;
         let switch = daemon.get(&0, 0).map_err(|source| LoadError::Map {
             name: "DAEMON",
@@ -344,11 +347,15 @@ fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
     })
 }
 
-fn shared(ebpf: &mut Ebpf, name: &'static str, len: usize) -> Result<mmap::Shared, LoadError> {
-    let map = ebpf.map(name).ok_or(LoadError::NoObject)?;
-    let aya::maps::Map::Array(data) = map else {
-        return Err(LoadError::NoObject);
-    };
+fn shared(ebpf: &Ebpf, name: &'static str, len: usize) -> Result<mmap::Shared, LoadError> {
     let len = NonZeroUsize::new(len).ok_or(LoadError::NoObject)?;
-    mmap::Shared::map(data.fd(), len).map_err(|source| LoadError::Mmap { name, source })
+    mmap::Shared::map(array(ebpf, name)?.fd(), len)
+        .map_err(|source| LoadError::Mmap { name, source })
+}
+
+fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
+    match ebpf.map(name) {
+        Some(aya::maps::Map::Array(data)) => Ok(data),
+        _ => Err(LoadError::NoObject),
+    }
 }

@@ -1,12 +1,16 @@
 //! Array maps shared with the kernel: a verdict or a PID's byte is published by one store.
+use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-/// A whole `BPF_F_MMAPABLE` array map.
+/// x86-64 has no other.
+const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// A stretch of a `BPF_F_MMAPABLE` array map, from its start unless by [`Bytes`].
 #[derive(Debug)]
 pub(super) struct Shared {
     base: NonNull<u8>,
@@ -21,9 +25,14 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// Maps `len` bytes: entries × the value size rounded up to 8.
     pub(super) fn map(map: impl AsFd, len: NonZeroUsize) -> nix::Result<Self> {
+        Self::map_at(map, len, 0)
+    }
+
+    fn map_at(map: impl AsFd, len: NonZeroUsize, offset: usize) -> nix::Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let offset = libc::off_t::try_from(offset).map_err(|_| nix::Error::EOVERFLOW)?;
         // SAFETY: a fresh shared mapping at an address of the kernel's choice.
-        let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, map, 0) }?;
+        let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, map, offset) }?;
         Ok(Self {
             base: base.cast(),
             len: len.get(),
@@ -47,19 +56,51 @@ impl Shared {
         unsafe { AtomicU64::from_ptr(self.base.cast::<u64>().add(index).as_ptr()) }
             .fetch_add(1, Ordering::Relaxed);
     }
+}
 
-    fn byte(&self, index: usize) -> &AtomicU8 {
+/// An array of bytes too large to stay mapped: a mapping is filled in at once and counts as the
+/// daemon's memory, all of it. Whoever needs a byte maps its page.
+#[derive(Debug)]
+pub(super) struct Bytes {
+    map: OwnedFd,
+    len: usize,
+}
+
+impl Bytes {
+    /// `len` bytes, whole pages.
+    pub(super) fn new(map: impl AsFd, len: usize) -> io::Result<Self> {
+        let map = map.as_fd().try_clone_to_owned()?;
+        Ok(Self { map, len })
+    }
+
+    pub(super) fn at(&self, index: usize) -> nix::Result<Byte> {
         assert!(index < self.len, "byte index within the map");
-        // SAFETY: in bounds (asserted); shared with the kernel, which stores single bytes.
-        unsafe { AtomicU8::from_ptr(self.base.add(index).as_ptr()) }
+        let place = index % PAGE.get();
+        let page = Shared::map_at(&self.map, PAGE, index - place)?;
+        Ok(Byte { page, place })
+    }
+}
+
+/// One byte of [`Bytes`], mapped.
+#[derive(Debug)]
+pub(super) struct Byte {
+    page: Shared,
+    place: usize,
+}
+
+impl Byte {
+    fn atomic(&self) -> &AtomicU8 {
+        // SAFETY: `place` is within the page (made so); shared with the kernel, which stores
+        // single bytes.
+        unsafe { AtomicU8::from_ptr(self.page.base.add(self.place).as_ptr()) }
     }
 
-    pub(super) fn load_byte(&self, index: usize) -> u8 {
-        self.byte(index).load(Ordering::Acquire)
+    pub(super) fn load(&self) -> u8 {
+        self.atomic().load(Ordering::Acquire)
     }
 
-    pub(super) fn store_byte(&self, index: usize, byte: u8) {
-        self.byte(index).store(byte, Ordering::Release);
+    pub(super) fn store(&self, byte: u8) {
+        self.atomic().store(byte, Ordering::Release);
     }
 }
 
@@ -72,14 +113,11 @@ impl Drop for Shared {
 
 /// Maps a page of a file and lets it go, for the canary.
 pub(super) fn map_and_unmap(file: impl AsFd) {
-    let Some(len) = NonZeroUsize::new(4096) else {
-        return;
-    };
     // SAFETY: a fresh private mapping at an address of the kernel's choice, never touched.
     let mapped = unsafe {
         mmap(
             None,
-            len,
+            PAGE,
             ProtFlags::PROT_READ,
             MapFlags::MAP_PRIVATE,
             file,
@@ -88,6 +126,6 @@ pub(super) fn map_and_unmap(file: impl AsFd) {
     };
     if let Ok(base) = mapped {
         // SAFETY: mapped just above, and nothing points into it.
-        let _ = unsafe { munmap(base, len.get()) };
+        let _ = unsafe { munmap(base, PAGE.get()) };
     }
 }

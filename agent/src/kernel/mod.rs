@@ -31,7 +31,7 @@ use tokio::io::unix::AsyncFd;
 
 pub use acts::Marker;
 pub use load::{LoadError, PINS, Program};
-pub use process::{clock_state, continue_process, stop_dumps, trim_memory};
+pub use process::{clock_state, continue_process, spare_memory, stop_dumps, trim_memory};
 
 use crate::gate::Verdict;
 use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request, Transport};
@@ -40,7 +40,7 @@ use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request, Transpo
 pub struct Kernel {
     pub programs: Vec<Program>,
     events: AsyncFd<Events>,
-    pids: Arc<mmap::Shared>,
+    pids: Arc<mmap::Bytes>,
     verdicts: mmap::Shared,
     settled: mmap::Shared,
     sequence: mmap::Shared,
@@ -65,6 +65,8 @@ pub struct Kernel {
 pub enum KernelError {
     #[error("the kernel's map {map}: {source}")]
     Map { map: &'static str, source: MapError },
+    #[error("mapping a page of the kernel's map PIDS: {0}")]
+    Pids(nix::Error),
     #[error("cannot enrol {path}: {source}")]
     Open { path: PathBuf, source: io::Error },
     #[error(
@@ -141,15 +143,14 @@ impl Kernel {
         Ok(events)
     }
 
-    /// Everything held right now.
-    pub fn pending(&self) -> Vec<Pending> {
+    /// Everything held right now, one by one: thousands of them are megabytes.
+    pub fn pending(&self) -> impl Iterator<Item = Pending> {
         // An entry that goes while we look is no error: it is not held any more.
         self.pending
             .iter()
             .filter_map(Result::ok)
             .map(|(_, pending)| pending)
             .filter(is_written)
-            .collect()
     }
 
     /// What `tid` is held for.
@@ -183,9 +184,11 @@ impl Kernel {
         if tgid >= abi::PID_LIMIT {
             return Some(AgentId(abi::MAX_AGENTS as u32));
         }
-        match self.pids.load_byte(tgid as usize) {
-            abi::PID_FREE | abi::PID_DAEMON => None,
-            byte => Some(AgentId(u32::from(byte) - 1)),
+        match self.pids.at(tgid as usize).map(|byte| byte.load()) {
+            Ok(abi::PID_FREE | abi::PID_DAEMON) => None,
+            Ok(byte) => Some(AgentId(u32::from(byte) - 1)),
+            // What cannot be told is not let off.
+            Err(_) => Some(AgentId(abi::MAX_AGENTS as u32)),
         }
     }
 
@@ -208,7 +211,11 @@ impl Kernel {
     /// Takes a running process under governance. The details first: from the byte on, its
     /// children inherit them.
     pub fn govern(&mut self, tgid: u32, start_ns: u64, agent: AgentId) -> Result<(), KernelError> {
-        if self.governs(tgid).is_some() {
+        if tgid >= abi::PID_LIMIT {
+            return Ok(());
+        }
+        let byte = self.pids.at(tgid as usize).map_err(KernelError::Pids)?;
+        if !matches!(byte.load(), abi::PID_FREE | abi::PID_DAEMON) {
             return Ok(());
         }
         let details = Governed {
@@ -222,7 +229,7 @@ impl Kernel {
         map("GOVERNED", self.governed.insert(tgid, details, 0))?;
         // Its exit counts down again.
         self.sequence.count_up(1);
-        self.pids.store_byte(tgid as usize, abi::pid_byte(agent.0));
+        byte.store(abi::pid_byte(agent.0));
         Ok(())
     }
 
@@ -319,9 +326,10 @@ impl Kernel {
     }
 
     /// Names this process to the kernel side: never held, feeds canary and enrolment.
-    pub fn introduce_daemon(&self) {
-        self.pids
-            .store_byte(std::process::id() as usize, abi::PID_DAEMON);
+    pub fn introduce_daemon(&self) -> Result<(), KernelError> {
+        let own = self.pids.at(std::process::id() as usize);
+        own.map_err(KernelError::Pids)?.store(abi::PID_DAEMON);
+        Ok(())
     }
 
     /// For children of the daemon that count as the daemon.

@@ -45,6 +45,18 @@ pub fn stop_dumps() -> io::Result<()> {
     }
 }
 
+/// Keeps the allocator from hoarding, before there are threads: it learns from the megabytes of
+/// kernel types that large blocks are common, and would not give any back from then on.
+pub fn spare_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain settings; no thread allocates yet. What is refused stays as it was.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 10);
+    }
+}
+
 /// Gives memory that is free back to the kernel: reading its type information takes megabytes
 /// that are never needed again.
 pub fn trim_memory() {

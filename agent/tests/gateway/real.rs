@@ -196,7 +196,7 @@ async fn asked_approved_and_told_how_it_ended() {
     };
     assert!(allowance.ttl_ms <= 600_000);
     approver.done(id);
-    approver.outcome(&resumed(&request)).unwrap();
+    approver.outcome(resumed(&request));
     until(&world, id, "/outcome/result", "resumed").await;
     assert!(approver.health().trouble.is_none());
 }
