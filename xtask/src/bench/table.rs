@@ -99,6 +99,12 @@ const ROWS: &[Row] = &[
         40_000.0,
         "hold → described, parked, decided, thawed",
     ),
+    beside(
+        "hold_parked_favored",
+        "open_pii",
+        40_000.0,
+        "the same, cgroup2 with favordynmods",
+    ),
     alone(
         "pending_daemon",
         Some(4096.0),
