@@ -146,6 +146,13 @@ impl Ledger {
         self.upkeep(Writer::rotate).await
     }
 
+    /// The same outside async code.
+    pub fn rotate_key_now(&self) -> Result<Committed, UpkeepError> {
+        self.order(Writer::rotate)?
+            .blocking_recv()
+            .map_err(|_| AppendError::Closed)?
+    }
+
     /// Keeps a checkpoint with the cosignature that [`witness::accept`](crate::witness::accept)
     /// found under it.
     pub async fn cosigned(&self, note: Note) -> Result<(), UpkeepError> {
@@ -157,6 +164,13 @@ impl Ledger {
         &self,
         work: impl FnOnce(&mut Writer) -> Result<T, UpkeepError> + Send + 'static,
     ) -> Result<T, UpkeepError> {
+        self.order(work)?.await.map_err(|_| AppendError::Closed)?
+    }
+
+    fn order<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Writer) -> Result<T, UpkeepError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, UpkeepError>>, UpkeepError> {
         let (reply, answer) = oneshot::channel();
         let order = Order::Upkeep(Box::new(move |writer| {
             // Whoever asked may have gone.
@@ -164,7 +178,7 @@ impl Ledger {
         }));
         let queue = self.inner.queue.as_ref().ok_or(AppendError::Closed)?;
         queue.try_send(order).map_err(|_| AppendError::QueueFull)?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        Ok(answer)
     }
 
     /// Watches whether the ledger can be written.

@@ -85,6 +85,14 @@ impl VerifierKey {
         key_id(&self.name, self.role, &self.key)
     }
 
+    /// The key alone, as OpenSSL reads it: SubjectPublicKeyInfo in PEM (RFC 8410).
+    pub fn pem(&self) -> String {
+        const HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
+        let der: Vec<u8> = HEAD.into_iter().chain(*self.bytes()).collect();
+        let text = BASE64_STANDARD.encode(der);
+        format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
+    }
+
     /// The key alone, without its name.
     pub fn bytes(&self) -> &[u8; 32] {
         self.key.as_bytes()

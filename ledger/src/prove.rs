@@ -26,7 +26,7 @@ pub enum ProveError {
 }
 
 impl Reader {
-    fn hash(&self, place: Place) -> Result<TreeHash, ProveError> {
+    pub(crate) fn hash(&self, place: Place) -> Result<TreeHash, ProveError> {
         store::hash_at(self.connection(), place)
             .map_err(|source| self.wrong(source))?
             .ok_or(ProveError::Missing(place))
@@ -103,8 +103,18 @@ impl Reader {
         let Some((note, checkpoint)) = found.filter(|_| covered > idx) else {
             return Err(ProveError::NotCovered { idx, size: covered });
         };
+        self.proof_under(idx, &note, checkpoint.size)
+    }
+
+    /// The same against this very checkpoint, of `size` leaves.
+    pub(crate) fn proof_under(
+        &self,
+        idx: u64,
+        note: &Note,
+        size: u64,
+    ) -> Result<String, ProveError> {
         let mut text = format!("c2sp.org/tlog-proof@v1\nindex {idx}\n");
-        for hash in self.inclusion(idx, checkpoint.size)? {
+        for hash in self.inclusion(idx, size)? {
             text.push_str(&BASE64_STANDARD.encode(hash.0));
             text.push('\n');
         }

@@ -1,6 +1,7 @@
 //! Reading a ledger while it is written, or a copy of one on a medium that cannot be written.
 use std::fs;
 use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,6 +54,15 @@ pub struct Filter {
     pub verdict: Option<String>,
     /// The subject of one of the approvers.
     pub approver: Option<String>,
+    /// Who or what decided.
+    pub by: Option<String>,
+    pub op: Option<String>,
+    /// One of the object's data labels.
+    pub label: Option<String>,
+    /// Not before this time, as leaves write it.
+    pub since: Option<String>,
+    /// Before this time.
+    pub until: Option<String>,
 }
 
 /// Why a ledger cannot be read.
@@ -167,6 +177,39 @@ impl Reader {
             .map_err(|source| self.wrong(source))
     }
 
+    /// What opens the commitments of a leaf: path and value, as JSON.
+    pub fn openings(&self, idx: u64) -> Result<Vec<(String, String)>, ReadError> {
+        let read = || {
+            let mut statement = self
+                .conn
+                .prepare_cached("SELECT path, value FROM opening WHERE idx = ?1 ORDER BY path")?;
+            let rows = statement.query_map([integer(idx)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|source| self.wrong(source))
+    }
+
+    /// Writes a copy of the ledger to `to`, which must not exist: one plain database file.
+    pub fn snapshot(&self, to: &Path) -> Result<(), ReadError> {
+        let copy = |source| ReadError::Copy {
+            path: to.to_owned(),
+            source,
+        };
+        // SQLite would make it readable for all.
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o640)
+            .open(to)
+            .map_err(copy)?;
+        let conn = open(&self.path, "").map_err(|source| self.wrong(source))?;
+        let name = to.to_string_lossy();
+        conn.pragma_update(None, "query_only", false)
+            .and_then(|()| conn.execute("VACUUM INTO ?1", [name]))
+            .map(drop)
+            .map_err(|source| self.wrong(source))
+    }
+
     /// Hands over every leaf the filter lets through, oldest first, until told to stop.
     pub fn scan(
         &self,
@@ -250,6 +293,14 @@ impl Filter {
             (" AND agent = ?", &self.agent),
             (" AND rule = ?", &self.rule),
             (" AND verdict = ?", &self.verdict),
+            (" AND by = ?", &self.by),
+            (" AND op = ?", &self.op),
+            (" AND t >= ?", &self.since),
+            (" AND t < ?", &self.until),
+            (
+                " AND EXISTS (SELECT 1 FROM json_each(body, '$.object.labels') WHERE value = ?)",
+                &self.label,
+            ),
             (
                 " AND EXISTS (SELECT 1 FROM json_each(approvers) WHERE json_extract(value, '$.subject') = ?)",
                 &self.approver,

@@ -50,10 +50,13 @@ pub fn line(leaf: &Leaf) -> String {
     )
 }
 
-/// One leaf in full: a line a field, its hash last.
-pub fn full(leaf: &Leaf) -> String {
+/// One leaf in full: a line a field, then what opens its commitments, its hash last.
+pub fn full(leaf: &Leaf, openings: &[(String, String)]) -> String {
     let mut lines = Vec::new();
     flatten("", &leaf.value(), &mut lines);
+    for (path, value) in openings {
+        lines.push((format!("{path} (opened)"), escape(value)));
+    }
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(4);
     let mut out = String::new();
     for (name, value) in lines {
@@ -170,7 +173,7 @@ fn flatten(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
 }
 
 /// What does not print as itself is spelled out: a path in the ledger must not drive a terminal.
-fn escape(raw: &str) -> String {
+pub(crate) fn escape(raw: &str) -> String {
     raw.chars()
         .fold(String::with_capacity(raw.len()), |mut out, c| {
             if !matches!(c, '"' | '\'' | '\\') && c.escape_debug().next() == Some('\\') {
@@ -201,7 +204,7 @@ mod tests {
         };
         for text in [
             anstream::adapter::strip_str(&line(&leaf)).to_string(),
-            anstream::adapter::strip_str(&full(&leaf)).to_string(),
+            anstream::adapter::strip_str(&full(&leaf, &[])).to_string(),
         ] {
             assert!(
                 text.contains(r"/tmp/\u{1b}[2J\u{202e}x\u{9b}31m\u{a}"),

@@ -3,6 +3,8 @@
 //! error.
 #![expect(clippy::expect_used, reason = "tests with a main of their own")]
 mod common;
+#[path = "peers/schema.rs"]
+mod schema;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -11,11 +13,15 @@ use std::process::{Command, ExitCode, Stdio};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use common::place;
+use schema::Schema;
 use serde_json::{Value, json};
 use signed_note::{StandardVerifier, VerifierList};
 use syshold_ledger::note::{VerifierKey, parse_checkpoint};
+use syshold_ledger::query::Query;
 use syshold_ledger::tree::{self, Frontier, Place};
-use syshold_ledger::{Draft, Kind, Ledger, Options, Reader, TreeHash, leaf_hash};
+use syshold_ledger::{
+    Draft, Kind, Ledger, Options, Reader, TreeHash, evidence, leaf_hash, ocsf, verify,
+};
 
 /// What a machine may lack, and how to get it.
 enum Verdict {
@@ -25,11 +31,16 @@ enum Verdict {
 
 fn main() -> ExitCode {
     type Test = (&'static str, fn() -> Verdict);
-    let tests: [Test; 3] = [
+    let tests: [Test; 5] = [
         ("go_and_signed_note_agree", go_and_signed_note_agree),
         (
             "the_vectors_of_transparency_dev",
             the_vectors_of_transparency_dev,
+        ),
+        ("go_checks_a_bundle", go_checks_a_bundle),
+        (
+            "events_fit_the_schema_of_ocsf",
+            events_fit_the_schema_of_ocsf,
         ),
         (
             "rfc8785_spells_leaves_the_same",
@@ -110,8 +121,7 @@ fn published(path: &Path) -> (Vec<String>, Vec<String>) {
 
 fn go_and_signed_note_agree() -> Verdict {
     let peer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/peer.go");
-    let packages = Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog");
-    if !packages.exists() || Command::new("go").arg("version").output().is_err() {
+    if !go_is_there() {
         return Verdict::Missing("needs golang-go and golang-golang-x-mod-dev".into());
     }
     let (dir, path) = place();
@@ -246,6 +256,11 @@ fn go_and_signed_note_agree() -> Verdict {
         LEAVES * 6
     );
     Verdict::Run
+}
+
+fn go_is_there() -> bool {
+    let packages = Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog");
+    packages.exists() && Command::new("go").arg("version").output().is_ok()
 }
 
 fn ask_go(peer: &Path, scratch: &Path, question: &Value) -> Value {
@@ -459,5 +474,129 @@ print(n)
     );
     assert_eq!(said, lines.lines().count().to_string());
     println!("{said} leaves byte-equal with rfc8785");
+    Verdict::Run
+}
+
+/// The program in every bundle, on a bundle: as an auditor would.
+fn go_checks_a_bundle() -> Verdict {
+    if !go_is_there() {
+        return Verdict::Missing("needs golang-go and golang-golang-x-mod-dev".into());
+    }
+    let (dir, path) = place();
+    common::filled(&path, 40);
+    let reader = Reader::open(&path).expect("a ledger");
+    let proof = verify(&path, |_, _| {}).expect("a report");
+    let mut query = Query::default();
+    query.filter.kind = Some("decision".into());
+    let file = dir.path().join("bundle.zip");
+    let out = std::fs::File::create(&file).expect("a file");
+    let now = jiff::Timestamp::now();
+    evidence::write(&reader, &query, &proof, now, out).expect("a bundle");
+    let bundle = dir.path().join("bundle");
+    let opened = std::fs::File::open(&file).expect("the bundle");
+    let mut zip = zip::ZipArchive::new(opened).expect("a ZIP");
+    zip.extract(&bundle).expect("extracted");
+    let run = || {
+        Command::new("go")
+            .args(["run", "verify.go"])
+            .current_dir(&bundle)
+            .env("GO111MODULE", "off")
+            .env("GOPATH", "/usr/share/gocode")
+            .env("GOCACHE", dir.path().join("cache"))
+            .output()
+            .expect("go")
+    };
+    let output = run();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.starts_with("40 records are in the log"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // With OpenSSL, as VERIFY.md says.
+    let guide = std::fs::read_to_string(bundle.join("VERIFY.md")).expect("a guide");
+    let commands: String = guide
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("sed ") || line.starts_with("openssl "))
+        .map(|line| line.to_owned() + "\n")
+        .collect();
+    let signed = Command::new("sh")
+        .args(["-ec", &commands])
+        .current_dir(&bundle)
+        .output();
+    let signed = signed.expect("a shell");
+    assert!(
+        signed.status.success(),
+        "{commands}{}",
+        String::from_utf8_lossy(&signed.stderr)
+    );
+    assert!(String::from_utf8_lossy(&signed.stdout).contains("Verified Successfully"));
+    let records = bundle.join("records.jsonl");
+    let changed = std::fs::read_to_string(&records)
+        .expect("records")
+        .replacen("dave", "dora", 1);
+    std::fs::write(&records, changed).expect("changed");
+    assert!(!run().status.success(), "a changed record is not proven");
+    Verdict::Run
+}
+
+fn events_fit_the_schema_of_ocsf() -> Verdict {
+    let schema = Schema(vectors().join("ocsf-1.8.0"));
+    if !schema.0.is_dir() {
+        return Verdict::Missing(format!("no schema in {}", schema.0.display()));
+    }
+    let (_dir, path) = place();
+    common::story::story(&path);
+    let mut checked = std::collections::BTreeMap::new();
+    for leaf in Reader::open(&path)
+        .expect("a ledger")
+        .tail(1000)
+        .expect("leaves")
+    {
+        let event = ocsf::event(&leaf);
+        let profiles: Vec<String> = event["metadata"]["profiles"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect();
+        let class = match event["class_uid"].as_u64() {
+            Some(1001) => "file_activity",
+            Some(1007) => "process_activity",
+            Some(4001) => "network_activity",
+            _ => "base_event",
+        };
+        let attributes = schema.attributes("events", class, &profiles);
+        schema.check(class, &event, &attributes, &profiles);
+        let number = |name: &str| event[name].as_u64().expect("a number");
+        let (category, uid) = match class {
+            "file_activity" | "process_activity" => (
+                "system",
+                schema.read(&format!("events/system/{class}.json")),
+            ),
+            "network_activity" => (
+                "network",
+                schema.read(&format!("events/network/{class}.json")),
+            ),
+            _ => ("", None),
+        };
+        let uid = uid.map_or(0, |class| class["uid"].as_u64().expect("a uid"));
+        let categories = schema.read("categories.json").expect("categories");
+        let category = categories["attributes"][category]["uid"]
+            .as_u64()
+            .unwrap_or(0);
+        assert_eq!(
+            (number("category_uid"), number("class_uid")),
+            (category, category * 1000 + uid)
+        );
+        assert_eq!(
+            number("type_uid"),
+            number("class_uid") * 100 + number("activity_id")
+        );
+        *checked.entry(class).or_insert(0) += 1;
+    }
+    println!("events that fit: {checked:?}");
+    assert_eq!(checked.len(), 4);
     Verdict::Run
 }

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     let root = nix::unistd::geteuid().is_root();
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("killed_at_any_moment", killed_at_any_moment),
         (
             "a_full_disk_denies_records_and_recovers",
@@ -52,6 +52,10 @@ fn main() -> ExitCode {
         (
             "the_command_line_answers_with_its_exit_status",
             the_command_line_answers_with_its_exit_status,
+        ),
+        (
+            "the_command_line_hands_out_what_was_asked_for",
+            the_command_line_hands_out_what_was_asked_for,
         ),
         ("the_group_can_verify", the_group_can_verify),
         (
@@ -566,6 +570,129 @@ fn the_command_line_answers_with_its_exit_status() {
         status == Some(1) && error.contains("not a ledger"),
         "{error}"
     );
+}
+
+fn the_command_line_hands_out_what_was_asked_for() {
+    let (dir, path) = place();
+    filled(&path, 5);
+    let run = |arguments: &[&str]| {
+        let output = in_role("cli", &path)
+            .args(arguments)
+            .output()
+            .expect("a child");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        let (out, error) = (text(output.stdout), text(output.stderr));
+        (output.status.code(), out, error)
+    };
+    let year = jiff::Timestamp::now().to_string()[..4].to_owned();
+    let asked = [
+        "query",
+        "--during",
+        &year,
+        "--by",
+        "human",
+        "--verdict",
+        "allow",
+    ];
+    let (status, text, _) = run(&asked);
+    assert!(
+        status == Some(0) && text.lines().count() == 7 && text.contains("5 of 19 leaves: "),
+        "{text}"
+    );
+    let (_, text, _) = run(&[&asked[..], &["--format", "csv"]].concat());
+    assert_eq!(text.lines().count(), 6);
+    let (_, text, _) = run(&[&asked[..], &["--json"]].concat());
+    assert_eq!(text.lines().count(), 5);
+    let (_, text, _) = run(&["export", "--format", "ocsf", "--kind", "decision"]);
+    let event: serde_json::Value =
+        serde_json::from_str(text.lines().next().expect("an event")).expect("JSON");
+    assert_eq!(event["class_uid"], 4001);
+    let (status, _, error) = run(&["query", "--during", "May"]);
+    assert_eq!(status, Some(2), "{error}");
+    assert!(error.contains("\"May\" is no year"), "{error}");
+    let (status, _, error) = run(&["query", "--control", "XX-1"]);
+    assert!(status == Some(2) && error.contains("no control"), "{error}");
+
+    let (status, checkpoint, _) = run(&["checkpoint"]);
+    assert_eq!((status, checkpoint.lines().nth(1)), (Some(0), Some("19")));
+    let (status, proof, _) = run(&["prove", "7"]);
+    assert!(status == Some(0) && proof.starts_with("c2sp.org/tlog-proof@v1\nindex 7\n"));
+    assert!(proof.ends_with(&checkpoint), "{proof}");
+    let (status, _, error) = run(&["prove", "99"]);
+    assert!(
+        status == Some(1) && error.contains("no checkpoint covers leaf 99"),
+        "{error}"
+    );
+
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (status, _, error) = run(&["report", "--output", &at("report.html")]);
+    assert_eq!(status, Some(0), "{error}");
+    let page = std::fs::read_to_string(at("report.html")).expect("a report");
+    assert!(page.contains("Integrity verified") && page.ends_with("</html>"));
+    let (status, text, _) = run(&["evidence", "--kind", "decision", "-o", &at("bundle.zip")]);
+    assert!(
+        status == Some(0) && text.contains("5 records, proven in a tree of 19"),
+        "{text}"
+    );
+    let (status, _, error) = run(&["snapshot", &at("copy.db")]);
+    assert_eq!(status, Some(0), "{error}");
+    let (status, text, _) = run(&["verify", "--db", &at("copy.db")]);
+    assert!(
+        status == Some(0) && text.contains("as the ledger names it"),
+        "{text}"
+    );
+
+    // The key that somebody else told, in a file or as it is.
+    let key = text
+        .lines()
+        .find_map(|line| line.strip_prefix("identity key ")?.split(' ').next())
+        .expect("a key")
+        .to_owned();
+    std::fs::write(at("key"), format!("{key}\n")).expect("written");
+    for key in [&key, &at("key")] {
+        let (status, text, _) = run(&["verify", "--key", key]);
+        assert!(
+            status == Some(0) && text.contains("the one you gave"),
+            "{text}"
+        );
+    }
+    let other = "web-1+00000000+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx";
+    let (status, _, error) = run(&["verify", "--key", other]);
+    assert!(
+        status == Some(3) && error.contains("the hash is not"),
+        "{error}"
+    );
+    std::fs::write(at("seen"), &checkpoint).expect("written");
+    let (status, _, _) = run(&["verify", "--witnessed", &at("seen")]);
+    assert_eq!(status, Some(0));
+
+    let (status, text, error) = run(&["rotate-key"]);
+    assert!(
+        status == Some(0) && text.contains("after leaf 19"),
+        "{error}"
+    );
+    let ledger = open(&path);
+    let (status, _, error) = run(&["rotate-key"]);
+    assert!(
+        status == Some(1) && error.contains("another process writes"),
+        "{error}"
+    );
+
+    // Following: what is committed from now on comes at once.
+    let mut child = in_role("cli", &path)
+        .args(["export", "--follow", "--kind", "review"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let mut lines = BufReader::new(child.stdout.take().expect("output")).lines();
+    for n in 0..3 {
+        let draft = Draft::new(Kind::Review).field("n", &n);
+        ledger.append(draft).wait().expect("recorded");
+        let line = lines.next().expect("a line").expect("text");
+        assert!(line.contains(&format!("\"n\":{n}")), "{line}");
+    }
+    child.kill().expect("killed");
+    child.wait().expect("its end");
 }
 
 /// `verify` as a user who is only in the file's group.

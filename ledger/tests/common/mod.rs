@@ -1,6 +1,8 @@
 //! What the ledger's tests share: a directory that a ledger accepts, drafts, and a forger.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 #![expect(clippy::unwrap_used, reason = "a test helper fails by panicking")]
+pub(crate) mod story;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
