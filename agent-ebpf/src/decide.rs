@@ -9,9 +9,9 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_send_signal_thread},
 };
 use syshold_abi::{
-    CLASS_OWN, CLASS_OWN_PROGRAMS, Event, HEARTBEAT_STALE_NS, Key, MAX_AGENTS, MAX_NET_RULES,
-    PATH_LEN, PATH_RULES, Pending, SPIN_GAP_NS, SPIN_LIMIT_NS, VERDICT_SLOTS, WAKE_AGAIN_NS,
-    action, cause, count, daemon, event, mode, object, published, verdict,
+    CLASS_OWN, CLASS_OWN_PROGRAMS, Event, HEARTBEAT_STALE_NS, Key, MAX_AGENTS, MAX_CHANGES,
+    MAX_NET_RULES, PATH_LEN, PATH_RULES, Pending, SPIN_GAP_NS, SPIN_LIMIT_NS, VERDICT_SLOTS,
+    WAKE_AGAIN_NS, action, cause, count, daemon, event, mode, object, published, verdict,
 };
 
 use crate::{
@@ -243,6 +243,7 @@ fn stricter(one: u32, other: u32) -> u32 {
 #[inline(always)]
 unsafe fn hold(who: &Current, what: &What, taint: u64, display: Display) -> (Answer, u64, u64) {
     let at = now();
+    let mut changes = 0;
     if let Some(pending) = PENDING.get_ptr_mut(&who.tid) {
         let id = (*pending).id;
         if (*pending).key == what.key && same_question(what, (*pending).taint, taint) {
@@ -266,10 +267,18 @@ unsafe fn hold(who: &Current, what: &What, taint: u64, display: Display) -> (Ans
             return (answer, what.classes | what.glob & settled, id);
         }
         // A signal handler jumped away, or the thread tries something else: the old hold is over.
+        changes = (*pending).changes + 1;
         forget(who.tid, who.tgid);
         tell(who, event::ABANDONED, id);
+        if changes > MAX_CHANGES {
+            return (deny(who, what, cause::SPINNING), 0, 0);
+        }
     }
-    (begin(who, what, taint, display, at), 0, 0)
+    let answer = begin(who, what, taint, display, at);
+    if let Some(pending) = PENDING.get_ptr_mut(&who.tid) {
+        (*pending).changes = changes;
+    }
+    (answer, 0, 0)
 }
 
 /// What is sent, written or deleted is another question once the process has read more: another

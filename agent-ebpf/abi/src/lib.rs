@@ -268,7 +268,9 @@ pub struct Pending {
     pub restarts: u32,
     /// x86-64 syscall number.
     pub syscall: u32,
-    pub _pad: u32,
+    /// How many holds of this thread ended before it, one after the other, because it tried
+    /// something else when it was restarted.
+    pub changes: u32,
     pub comm: [u8; 16],
     /// Display only: `bpf_d_path`, NUL-terminated; empty when the hook cannot tell.
     pub path: [u8; PATH_LEN],
@@ -490,6 +492,9 @@ pub const HEARTBEAT_STALE_NS: u64 = 10_000_000_000;
 pub const WAKE_AGAIN_NS: u64 = 2_000_000;
 /// A pause between two restarts longer than this: the thread was parked meanwhile.
 pub const SPIN_GAP_NS: u64 = 50_000_000;
+/// A thread whose object changes more often than this while it is held is denied: it would keep
+/// the daemon busy, and itself from an answer, for as long as it likes.
+pub const MAX_CHANGES: u32 = 64;
 /// Spinning longer than this without being parked turns into [`mode::STOP`].
 pub const SPIN_LIMIT_NS: u64 = 2_000_000_000;
 
