@@ -83,6 +83,7 @@ fn status() -> Status {
                 attached: true,
                 live: true,
             }],
+            lacks: Vec::new(),
         },
         parking: Parking {
             mode: "frozen threaded cgroup".to_owned(),

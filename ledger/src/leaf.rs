@@ -39,11 +39,12 @@ pub enum Kind {
     Prune,
     Export,
     Review,
+    Selftest,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Genesis,
         Self::Start,
         Self::Stop,
@@ -62,6 +63,7 @@ impl Kind {
         Self::Prune,
         Self::Export,
         Self::Review,
+        Self::Selftest,
     ];
 
     /// The word in the leaf.
@@ -85,6 +87,7 @@ impl Kind {
             Self::Prune => "prune",
             Self::Export => "export",
             Self::Review => "review",
+            Self::Selftest => "selftest",
         }
     }
 }

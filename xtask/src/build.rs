@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::layout::{bpf_object, target, workspace};
 use crate::{setup, sh, toolchain};
 
-pub(crate) const PROGRAMS: [&str; 3] = ["sysholdd", "syshold", "syshold-approver"];
+pub(crate) const PROGRAMS: [&str; 4] =
+    ["sysholdd", "syshold", "syshold-approver", "syshold-bypass"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -104,6 +105,8 @@ fn programs(release: bool) -> Result<Built> {
         "syshold-agent",
         "-p",
         "syshold-approver",
+        "-p",
+        "syshold-bypass",
         "-p",
         "syshold-tests",
         "--bins",

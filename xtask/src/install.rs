@@ -13,12 +13,13 @@ use crate::sh;
 /// /etc: an archive that is unpacked again must not replace anyone's policy.
 pub(crate) fn shipped(built: &Built, root: &Path) -> Result<()> {
     for program in &built.programs {
-        let daemon = program.file_name().is_some_and(|name| name == "sysholdd");
-        place(
-            program,
-            &root.join(if daemon { "usr/sbin" } else { "usr/bin" }),
-            0o755,
-        )?;
+        let folder = match program.file_name().and_then(|name| name.to_str()) {
+            Some("sysholdd") => "usr/sbin",
+            // Nobody's command: `syshold selftest` runs it.
+            Some("syshold-bypass") => "usr/lib/syshold",
+            _ => "usr/bin",
+        };
+        place(program, &root.join(folder), 0o755)?;
     }
     for file in sh::files_below(&workspace().join("config"))? {
         let name = file.file_name().unwrap_or_default().to_string_lossy();

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
     Failure = 1,
+    /// `selftest`: nothing is proven either way.
+    NotRun = 2,
     /// The daemon or the gateway is not there.
     Unavailable = 69,
     Permission = 77,

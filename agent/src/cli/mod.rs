@@ -9,6 +9,7 @@ mod people;
 mod policy;
 mod reload;
 mod run;
+mod selftest;
 mod show;
 mod status;
 
@@ -55,6 +56,8 @@ enum Verb {
     Reload(reload::ReloadArgs),
     /// Check that this host has what Syshold needs, and say how to fix what is missing
     Doctor(doctor::DoctorArgs),
+    /// Attack this host in every way that is known, and show that nothing comes through
+    Selftest(selftest::SelftestArgs),
 }
 
 /// The command line of `syshold`, for man pages and completions.
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Verb::Enrol(args) => enrol::run(args),
         Verb::Reload(args) => reload::run(socket, &args),
         Verb::Doctor(args) => doctor::run(socket, &args),
+        Verb::Selftest(args) => selftest::run(socket, &args),
     };
     match result {
         Ok(code) => code,

@@ -19,8 +19,8 @@ use super::{Call, GROUP, Refusal, Reply};
 
 /// More callers than this at once are told to come back.
 const MAX_CONNECTIONS: usize = 32;
-/// Longest call, newline included.
-const MAX_CALL: u64 = 4096;
+/// Longest call, newline included: the report of a self-test is the longest.
+const MAX_CALL: u64 = 64 * 1024;
 /// For the call to arrive, and for the client to take each reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Replies waiting for a slow client, more than there can be holds; beyond it the client is
@@ -55,6 +55,14 @@ impl Answers {
     #[must_use = "a follower that is gone must be forgotten"]
     pub fn send(&self, reply: Reply) -> bool {
         self.0.try_send(reply).is_ok()
+    }
+}
+
+impl Answers {
+    /// The client has left, or has been given up.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.is_closed()
     }
 }
 
@@ -315,7 +323,7 @@ mod tests {
         let (_dir, path, mut asked, _door) = open(1);
         let long = [
             b"{\"call\":\"govern\",\"agent\":\"".to_vec(),
-            vec![b'x'; 5000],
+            vec![b'x'; MAX_CALL as usize],
             b"\"}\n".to_vec(),
         ];
         for bad in [

@@ -9,8 +9,8 @@ mod words;
 
 pub use door::{Answers, Asked, Door, Error, Peer, listen};
 pub use words::{
-    Agent, Call, Canary, Counts, Gateway, Hold, Hook, Kernel, Ledger, Over, Parking, Policy,
-    Refusal, Refused, Reply, State, Status,
+    Agent, Call, Canary, Counts, Gateway, Hold, Hook, Kernel, Lack, Ledger, Over, Parking, Policy,
+    Refusal, Refused, Reply, Seen, Selftest, SelftestReport, State, Status,
 };
 
 pub const SOCKET: &str = "/run/syshold/control.sock";

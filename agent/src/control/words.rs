@@ -21,6 +21,20 @@ pub enum Call {
     },
     /// Read the policy file again.
     Reload,
+    /// Has the scratch agent of the self-test there while the connection lasts, with its protected
+    /// folders; tells what is seen of it. Root only, and one at a time.
+    Selftest {
+        /// Ports on loopback that this agent is allowed to go to, after it was held.
+        approved: Vec<u16>,
+    },
+    /// A process, not the caller, becomes that agent's.
+    SelftestGovern {
+        pid: u32,
+    },
+    /// What came of it, for the ledger.
+    SelftestOver {
+        report: SelftestReport,
+    },
 }
 
 /// One line of an answer.
@@ -39,6 +53,12 @@ pub enum Reply {
         policy: Policy,
     },
     Refused(Refused),
+    /// The scratch agent is there.
+    Selftest(Selftest),
+    /// A decision about a hold of the scratch agent is in the ledger, or the kernel denied.
+    Seen(Seen),
+    /// Done.
+    Noted,
     /// Nothing follows. Written by the door.
     End,
 }
@@ -104,6 +124,16 @@ pub struct Policy {
 pub struct Kernel {
     pub release: String,
     pub hooks: Vec<Hook>,
+    /// Hooks that only other kernels have.
+    #[serde(default)]
+    pub lacks: Vec<Lack>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    pub name: String,
+    /// What sees the same acts here.
+    pub covered_by: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +227,44 @@ pub enum State {
     Unreachable,
     /// Decided; the ledger is making the decision durable.
     Deciding,
+}
+
+/// Where the daemon is that a self-test attacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selftest {
+    pub agent: String,
+    pub pid: u32,
+    pub pins: PathBuf,
+    /// Below the cgroup mount.
+    pub cgroup: String,
+}
+
+/// One thing that the scratch agent tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub pid: u32,
+    /// None: denied by the kernel side alone.
+    pub hold: Option<u64>,
+    /// `allow` or `deny`.
+    pub verdict: String,
+    pub action: String,
+    pub object: String,
+    pub cause: String,
+}
+
+/// A self-test, as it goes into the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelftestReport {
+    /// The ordinary user.
+    pub user: String,
+    pub kernel: String,
+    pub good: bool,
+    /// Attacks, not counting those that proved nothing.
+    pub proven: u32,
+    /// A line for each attack: number, expected, as root, as the user.
+    pub results: Vec<String>,
+    /// What came through, or not in the way it should: number, who, why.
+    pub bad: Vec<String>,
 }
 
 /// How a hold ended.

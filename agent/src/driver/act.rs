@@ -333,6 +333,7 @@ impl Driver {
         }
         let (tid, tgid) = (fact.tid, fact.tgid);
         self.kernel.settle(tid, fact.request.classes);
+        self.tell_selftest(id, verdict);
         self.kernel.publish(tid, id, verdict);
         self.wake(tid, tgid, id, verdict);
     }

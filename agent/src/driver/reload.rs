@@ -49,6 +49,9 @@ impl Driver {
     }
 
     fn try_reload(&mut self) -> Result<(), ReloadError> {
+        if self.selftest.is_some() {
+            return Err(ReloadError::Selftest);
+        }
         let fresh = policy::load(&self.policy_path)?;
         let old = std::mem::replace(&mut self.policy, fresh);
         if let Some(table) = moved(&old, &self.policy) {
@@ -133,4 +136,6 @@ pub(super) enum ReloadError {
         "{0} entries were removed or reordered; running processes and holds are known by their place: add new entries at the end, or restart sysholdd when none of the old ones runs"
     )]
     Moved(&'static str),
+    #[error("a self-test is under way: try again when it is over")]
+    Selftest,
 }

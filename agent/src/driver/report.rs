@@ -55,6 +55,9 @@ impl Driver {
                 let reply = self.govern(&asked.peer, agent);
                 asked.answer(reply);
             }
+            Call::Selftest { .. } | Call::SelftestGovern { .. } | Call::SelftestOver { .. } => {
+                self.selftest_call(asked);
+            }
             Call::Reload => {
                 let reply = if asked.peer.uid != 0 {
                     Reply::refused(Refusal::Permission, "only root may reload the policy")
@@ -264,6 +267,15 @@ impl Driver {
                     live: program
                         .canary
                         .is_none_or(|hook| self.canary.live(&seen, hook)),
+                })
+                .collect(),
+            lacks: self
+                .kernel
+                .lacks
+                .iter()
+                .map(|name| control::Lack {
+                    name: (*name).to_owned(),
+                    covered_by: crate::kernel::covered_by(name).to_owned(),
                 })
                 .collect(),
         }

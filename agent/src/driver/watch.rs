@@ -36,6 +36,7 @@ impl Driver {
         if self.tables_stale {
             self.refresh_tables();
         }
+        self.look_after_selftest();
         let back = self.back.clone();
         let over = move || drop(back.blocking_send(Input::CanaryOver));
         if let Some(problem) = self.canary.round(self.kernel.marker(), over) {
@@ -137,6 +138,7 @@ impl Driver {
     /// one leaf a minute for the same thing, with the count of the others.
     pub(super) fn kernel_denied(&mut self, event: &Event) {
         self.counts.denied += 1;
+        self.tell_selftest_denied(event);
         let Some(others) = self.denials.first(event, Instant::now()) else {
             return;
         };

@@ -163,6 +163,18 @@ const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
     ("file_ioctl_compat", Kind::Lsm, None, false),
 ];
 
+/// What covers a hook that this kernel has not.
+#[must_use]
+pub fn covered_by(name: &str) -> &'static str {
+    match name {
+        "uring_allowed" => "inode_init_security_anon, which sees every ring",
+        "file_truncate" => "path_truncate, which ftruncate and O_TRUNC reach there",
+        "file_ioctl_compat" => "file_ioctl, which 32-bit calls reach there",
+        "unix_find" => "unix_stream_connect and unix_may_send",
+        _ => "another hook of the same subject",
+    }
+}
+
 impl Kernel {
     /// Loads and attaches everything and pins it at `pins`. Maps that are pinned there already
     /// are adopted with all they hold; new links are attached over them before old ones go, so
@@ -191,22 +203,28 @@ impl Kernel {
             .map_err(loading)?;
         tracing::debug!("maps made or adopted");
         let mut programs = Vec::with_capacity(PROGRAMS.len());
+        let mut lacks = Vec::new();
         for &(name, kind, canary, required) in PROGRAMS {
             let attached = attach(&mut ebpf, &btf, name, kind, &links)?;
             if required && !attached {
                 return Err(LoadError::NoHook(name));
             }
-            // A hook this kernel has not is covered by another (`uring_allowed` by the anonymous
-            // inode), so it is nothing to report.
+            // A hook this kernel has not is covered by another, see `covered_by`.
             if attached {
                 programs.push(Program { name, canary });
+            } else {
+                lacks.push(name);
             }
         }
         tracing::debug!(programs = programs.len(), "programs attached and pinned");
-        Self::open(ebpf, programs)
+        Self::open(ebpf, programs, lacks)
     }
 
-    fn open(mut ebpf: Ebpf, programs: Vec<Program>) -> Result<Self, LoadError> {
+    fn open(
+        mut ebpf: Ebpf,
+        programs: Vec<Program>,
+        lacks: Vec<&'static str>,
+    ) -> Result<Self, LoadError> {
         let verdicts = shared(&ebpf, "VERDICTS", abi::VERDICT_SLOTS as usize * 8)?;
         let settled = shared(&ebpf, "SETTLED", abi::VERDICT_SLOTS as usize * 8)?;
         let sequence = shared(&ebpf, "SEQUENCE", 2 * 8)?;
@@ -220,6 +238,7 @@ impl Kernel {
         let events = Events(take(&mut ebpf, "EVENTS")?);
         Ok(Self {
             programs,
+            lacks,
             events: poll(events)?,
             pids: Arc::new(pids),
             verdicts,

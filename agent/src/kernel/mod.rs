@@ -30,7 +30,7 @@ use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
 pub use acts::Marker;
-pub use load::{LoadError, PINS, Program};
+pub use load::{LoadError, PINS, Program, covered_by};
 pub use process::{clock_state, continue_process, spare_memory, stop_dumps, trim_memory};
 
 use crate::gate::Verdict;
@@ -39,6 +39,8 @@ use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request, Transpo
 /// The loaded programs and their maps.
 pub struct Kernel {
     pub programs: Vec<Program>,
+    /// Hooks that this kernel has not, see [`covered_by`].
+    pub lacks: Vec<&'static str>,
     events: AsyncFd<Events>,
     pids: Arc<mmap::Bytes>,
     verdicts: mmap::Shared,
@@ -194,6 +196,17 @@ impl Kernel {
 
     pub fn details(&self, tgid: u32) -> Result<Option<Governed>, KernelError> {
         found("GOVERNED", self.governed.get(&tgid, 0))
+    }
+
+    /// The processes of an agent.
+    #[must_use]
+    pub fn processes_of(&self, agent: AgentId) -> Vec<u32> {
+        self.governed
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, process)| process.agent == agent.0)
+            .map(|(tgid, _)| tgid)
+            .collect()
     }
 
     /// How many processes each agent has.

@@ -12,6 +12,7 @@ mod lint;
 mod load;
 mod raw;
 mod rule;
+mod selftest;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -32,6 +33,7 @@ pub use self::compile::{KernelTables, compile};
 pub use self::error::{PolicyError, Problem, Problems, Severity};
 pub use self::glob::{Glob, GlobError, Names as PathNames, Split};
 pub use self::load::{load, parse};
+pub use self::selftest::{SELFTEST, SelftestError};
 pub use self::target::{Cidr, Ports, Target, TargetError};
 use crate::names::HostName;
 use crate::request::{Action, Actions, AgentId, Classes};
