@@ -4,9 +4,11 @@
 //! event → -ERESTARTNOINTR. SIGCONT flushes the SIGSTOP but TIF_SIGPENDING stays, so the
 //! syscall restarts and meets the hook again, until the daemon parks the thread in a frozen
 //! cgroup and, later, publishes a verdict and lets it go.
+use core::ffi::c_void;
+
 use aya_ebpf::helpers::{
     bpf_d_path, bpf_get_current_cgroup_id, bpf_get_current_comm,
-    generated::{bpf_get_current_task_btf, bpf_probe_read_kernel_str, bpf_send_signal_thread},
+    generated::{bpf_get_current_task_btf, bpf_loop, bpf_send_signal_thread},
 };
 use syshold_abi::{
     CLASS_OWN, CLASS_OWN_PROGRAMS, Event, HEARTBEAT_STALE_NS, Key, MAX_AGENTS, MAX_CHANGES,
@@ -17,8 +19,12 @@ use syshold_abi::{
 use crate::{
     field::{Kernel, add, load, offset},
     identity::{Current, carry, rules_of, taint},
-    maps::{BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, SETTLED, VERDICTS},
-    restart::restartable,
+    maps::{
+        BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, SETTLED, STEPS, Step,
+        VERDICTS,
+    },
+    restart::{in_exec, restartable},
+    spell::{Named, spell},
     tell::{bump, emit, forget, now},
 };
 
@@ -67,8 +73,8 @@ pub enum Display {
     None,
     /// `struct path`, in hooks that may call `bpf_d_path`.
     Path(Kernel),
-    /// A NUL-terminated kernel string.
-    Name(*const u8),
+    /// A name, and where it goes to, spelled.
+    Names(Named, Option<Named>),
 }
 
 /// The kernel denies on its own: counted and told.
@@ -106,11 +112,42 @@ pub unsafe fn decide(
     let (rule, why) = match what.key.kind {
         object::SOCKET => network_rule(agent, &what.key, carried),
         object::PRIVILEGE => (privilege_rule(agent), cause::RULE),
-        _ => match own(what) {
-            Some(why) => (verdict::DENY, why),
-            None => (path_rule(agent, what, carried), cause::RULE),
-        },
+        _ => file_rule(agent, what, carried),
     };
+    follow(
+        who,
+        what,
+        display,
+        carried,
+        (rule, why),
+        remembered,
+        remember,
+    )
+}
+
+/// As [`decide`], of a file or name.
+#[inline(always)]
+pub unsafe fn decide_file(who: &Current, what: &What, display: Display) -> Answer {
+    let agent = who.agent();
+    if agent >= MAX_AGENTS as u32 {
+        return deny(who, what, cause::UNKNOWN_AGENT);
+    }
+    let carried = taint(who);
+    let rule = file_rule(agent, what, carried);
+    follow(who, what, display, carried, rule, || false, || {})
+}
+
+/// Does what the rule says.
+#[inline(always)]
+unsafe fn follow(
+    who: &Current,
+    what: &What,
+    display: Display,
+    carried: u64,
+    (rule, why): (u32, u32),
+    remembered: impl FnOnce() -> bool,
+    remember: impl FnOnce(),
+) -> Answer {
     match rule {
         verdict::ALLOW => {
             bump(count::ALLOWED + what.hook);
@@ -128,13 +165,30 @@ pub unsafe fn decide(
     }
 }
 
-/// Reading and executing leave their mark.
+/// Reading leaves its mark; to execute a file is to open it for reading first.
 #[inline(always)]
 unsafe fn goes(who: &Current, what: &What, classes: u64, hold: u64) -> Answer {
-    if what.key.actions & (action::READ | action::EXEC) != 0 {
+    if what.key.actions & action::READ != 0 {
         carry(who, &what.key, classes & !CLASS_OWN_PROGRAMS, hold);
     }
     Answer::Go
+}
+
+/// What is looked for in the network rules, and what was found.
+#[repr(C)]
+struct Search {
+    /// The address, as in [`Key`].
+    hi: u64,
+    lo: u64,
+    taint: u64,
+    first: u32,
+    port: u32,
+    proto: u32,
+    actions: u32,
+    agent: u32,
+    verdict: u32,
+    cause: u32,
+    _pad: u32,
 }
 
 /// Verdict and cause. First match wins; no match: user space decides.
@@ -145,29 +199,62 @@ unsafe fn network_rule(agent: u32, key: &Key, taint: u64) -> (u32, u32) {
     };
     let bank = (*daemon).bank & 1;
     let rules = (*daemon).net_rules[bank as usize];
-    let port = (key.extra & 0xffff) as u16;
-    let proto = (key.extra >> 16) as u32;
-    for i in 0..MAX_NET_RULES as u32 {
-        if i >= rules {
-            break;
-        }
-        let Some(rule) = NET_RULES.get_ptr(bank * MAX_NET_RULES as u32 + i) else {
-            break;
-        };
-        let rule = &*rule;
-        let off = ((key.b ^ rule.addr_hi) & rule.mask_hi) | ((key.c ^ rule.addr_lo) & rule.mask_lo);
-        if off == 0
-            && rule.agents >> (agent & 63) & 1 == 1
-            && port >= rule.port_lo
-            && port <= rule.port_hi
-            && (rule.proto == 0 || rule.proto == proto)
-            && key.actions & !rule.actions == 0
-            && (rule.after == 0 || rule.after & taint != 0)
-        {
-            return (rule.verdict, rule.cause);
-        }
+    let mut search = Search {
+        hi: key.b,
+        lo: key.c,
+        taint,
+        first: bank * MAX_NET_RULES as u32,
+        port: (key.extra & 0xffff) as u32,
+        proto: (key.extra >> 16) as u32,
+        actions: key.actions,
+        agent: agent & 63,
+        verdict: verdict::ASK,
+        cause: cause::NONE,
+        _pad: 0,
+    };
+    // Not a loop of its own: the verifier would walk through every round of it, in every hook.
+    let one: unsafe extern "C" fn(u32, *mut Search) -> i64 = rule_fits;
+    let looked = bpf_loop(
+        rules.min(MAX_NET_RULES as u32),
+        one as *mut c_void,
+        (&raw mut search).cast(),
+        0,
+    );
+    if looked < 0 {
+        return (verdict::DENY, cause::UNREADABLE);
     }
-    (verdict::ASK, cause::NONE)
+    (search.verdict, search.cause)
+}
+
+/// 1 ends the search.
+unsafe extern "C" fn rule_fits(index: u32, search: *mut Search) -> i64 {
+    let search = &mut *search;
+    let Some(rule) = NET_RULES.get_ptr(search.first + index) else {
+        return 1;
+    };
+    let rule = &*rule;
+    let off =
+        ((search.hi ^ rule.addr_hi) & rule.mask_hi) | ((search.lo ^ rule.addr_lo) & rule.mask_lo);
+    let fits = off == 0
+        && rule.agents >> search.agent & 1 == 1
+        && search.port >= u32::from(rule.port_lo)
+        && search.port <= u32::from(rule.port_hi)
+        && (rule.proto == 0 || rule.proto == search.proto)
+        && search.actions & !rule.actions == 0
+        && (rule.after == 0 || rule.after & search.taint != 0);
+    if fits {
+        search.verdict = rule.verdict;
+        search.cause = rule.cause;
+    }
+    i64::from(fits)
+}
+
+#[inline(always)]
+unsafe fn file_rule(agent: u32, what: &What, taint: u64) -> (u32, u32) {
+    match own(what) {
+        Some(why) => (verdict::DENY, why),
+        None => (path_rule(agent, what, taint), cause::RULE),
+    }
 }
 
 /// The daemon's own files are denied before any rule, to every agent.
@@ -207,6 +294,16 @@ unsafe fn path_rule(agent: u32, what: &What, taint: u64) -> u32 {
     )
 }
 
+/// Does a rule speak of running something of these classes?
+#[inline(always)]
+pub unsafe fn exec_matters(who: &Current, what: &What) -> bool {
+    let Some(daemon) = DAEMON.get_ptr(0) else {
+        return true;
+    };
+    let row = ((*daemon).bank & 1) * PATH_RULES as u32 + (who.agent() & 63) * action::COUNT as u32;
+    class_rule(row, what, taint(who), action::EXEC) != verdict::ALLOW
+}
+
 /// What one action says of all classes. Whether a glob's class counts is known in user space.
 #[inline(always)]
 unsafe fn class_rule(row: u32, what: &What, taint: u64, act: u32) -> u32 {
@@ -235,6 +332,33 @@ fn stricter(one: u32, other: u32) -> u32 {
         (verdict::DENY, _) | (_, verdict::DENY) => verdict::DENY,
         (verdict::ALLOW, verdict::ALLOW) => verdict::ALLOW,
         _ => verdict::ASK,
+    }
+}
+
+/// Approved earlier in the exec that a later hook of it holds now: the restart comes by here again.
+#[inline(always)]
+pub unsafe fn step_is_done(who: &Current, what: &What) -> bool {
+    let step = step(who, what);
+    let waits = PENDING
+        .get_ptr(&who.tid)
+        .is_some_and(|pending| (*pending).hook != what.hook || (*pending).key != what.key);
+    let done = waits && STEPS.get_ptr(&step).is_some();
+    done && in_exec()
+}
+
+#[inline(always)]
+pub unsafe fn step_done(who: &Current, what: &What) {
+    if in_exec() {
+        let _ = STEPS.insert(&step(who, what), &now(), 0);
+    }
+}
+
+#[inline(always)]
+fn step(who: &Current, what: &What) -> Step {
+    Step {
+        key: what.key,
+        tid: who.tid,
+        hook: what.hook,
     }
 }
 
@@ -348,9 +472,7 @@ unsafe fn begin(who: &Current, what: &What, taint: u64, display: Display, at: u6
         Display::Path(from) => {
             bpf_d_path(from.cast_mut().cast(), path.cast(), PATH_LEN as u32);
         }
-        Display::Name(from) => {
-            bpf_probe_read_kernel_str(path.cast(), PATH_LEN as u32, from.cast());
-        }
+        Display::Names(name, onto) => spell(path, name, onto),
     }
     let answer = wait(pending, at);
     if answer == Answer::Restart {

@@ -5,7 +5,7 @@
 //! yields 0 on a fault. Where the verifier knows no type, `bpf_probe_read_kernel` is used.
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
 use syshold_abi::Offsets;
 
 /// Set by the daemon before loading.
@@ -51,6 +51,31 @@ pub unsafe fn inside(base: Kernel, offset: u32) -> Kernel {
 #[inline(always)]
 pub unsafe fn copy<T>(from: *const T) -> Option<T> {
     bpf_probe_read_kernel(from).ok()
+}
+
+/// A word of memory whose type the verifier does not know; 0 on a fault. Unlike [`copy`] it makes
+/// no second way through the program for the verifier to follow.
+///
+/// # Safety
+/// None: a bad address is a fault.
+#[inline(always)]
+pub unsafe fn word(at: u64, offset: u32) -> u64 {
+    let mut word = 0u64;
+    let from = (at + u64::from(offset)) as *const _;
+    generated::bpf_probe_read_kernel((&raw mut word).cast(), 8, from);
+    word
+}
+
+/// The same number, but one that the verifier does not know: it need not follow the rest of the
+/// program once for each.
+///
+/// # Safety
+/// None.
+#[inline(always)]
+pub unsafe fn opaque(number: u32) -> u32 {
+    let mut same = 0u32;
+    generated::bpf_probe_read_kernel((&raw mut same).cast(), 4, (&raw const number).cast());
+    same
 }
 
 /// Atomic addition; the value before. The target has no compare-and-swap, so `core::sync::atomic`

@@ -10,6 +10,7 @@ use syshold_abi::{
 
 use crate::{
     field::{Kernel, add, copy, load, offset, or},
+    hooks::exec::runs_another,
     maps::{
         AGENT_RULES, AGENT_TAINT, CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE,
         USERS,
@@ -126,6 +127,8 @@ pub unsafe fn taint(who: &Current) -> u64 {
 /// `hold` is the one that let it, 0 a rule.
 #[inline(always)]
 pub unsafe fn carry(who: &Current, what: &Key, classes: u64, hold: u64) {
+    // Programs and what everybody reads leave none; what the policy says of it cannot be read: all do.
+    let classes = classes & rules_of(who.agent()).map_or(u64::MAX, |rules| rules.taints);
     let Some(process) = GOVERNED.get_ptr_mut(&who.tgid) else {
         return;
     };
@@ -308,6 +311,7 @@ pub unsafe fn enters(file: Kernel, uid: u32) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let byte = byte_of(tgid);
     if byte != PID_FREE {
+        runs_another(tgid);
         if byte != PID_DAEMON
             && let Some(process) = GOVERNED.get_ptr(&tgid)
         {
@@ -336,7 +340,7 @@ pub unsafe fn sets_up_unit(task: Kernel) -> bool {
     let mm: Kernel = load(task, offset!(task_mm));
     let file: Kernel = load(mm, offset!(mm_exe_file));
     match init_of(task) {
-        Some(init) => (inode_of(init) == inode_of(file) || is_executor(task, file)),
+        Some(init) => inode_of(init) == inode_of(file) || is_executor(task, file),
         None => false,
     }
 }

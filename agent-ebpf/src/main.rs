@@ -30,6 +30,7 @@ mod maps;
 mod paths;
 mod restart;
 mod special;
+mod spell;
 mod tell;
 
 #[unsafe(no_mangle)]

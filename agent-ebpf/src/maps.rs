@@ -89,6 +89,16 @@ pub static OPENED: LruHashMap<u64, Opened> = LruHashMap::pinned(65_536, 0);
 #[map]
 pub static SOCKETS: LruHashMap<Destination, u64> = LruHashMap::pinned(65_536, 0);
 
+/// Cookies of sockets that the governed have used: value = agent, or `u32::MAX` for the daemon's own.
+/// Evicted → `egress` lets it pass.
+#[map]
+pub static GOVERNED_SOCKETS: LruHashMap<u64, u32> = LruHashMap::pinned(65_536, 0);
+
+/// Cookies of unix sockets that the governed have bound: value = agent. Evicted → out of reach of
+/// its own agent, too.
+#[map]
+pub static UNIX_BOUND: LruHashMap<u64, u32> = LruHashMap::pinned(16_384, 0);
+
 /// Executables, users and cgroups whose processes are governed: value = agent. Full → the
 /// daemon refuses the policy.
 #[map]
@@ -116,6 +126,23 @@ pub static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(count::LEN, 0);
 /// 0: the last hold id. 1: how many processes are governed (the daemon counts those it takes).
 #[map]
 pub static SEQUENCE: Array<u64> = Array::pinned(2, MMAPABLE);
+
+/// What was approved on the way of one exec: its time. An exec may ask more than once, and each
+/// restart begins anew. Evicted → asked again.
+#[map]
+pub static STEPS: LruHashMap<Step, u64> = LruHashMap::pinned(1024, 0);
+
+/// Processes whose program was let gain its privilege. Evicted → asked again.
+#[map]
+pub static PRIVILEGED: LruHashMap<u32, u32> = LruHashMap::pinned(1024, 0);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Step {
+    pub key: Key,
+    pub tid: u32,
+    pub hook: u32,
+}
 
 /// An approved open file: proves that the `struct file` at that address is still the one.
 #[repr(C)]

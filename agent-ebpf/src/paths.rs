@@ -4,7 +4,7 @@
 use syshold_abi::{CLASS_OWN, CLASS_OWN_PROGRAMS, InodeKey, MAX_DEPTH, Root};
 
 use crate::{
-    field::{Kernel, copy, inside, load, offset},
+    field::{Kernel, copy, inside, load, offset, word},
     maps::{DAEMON, ROOT_BITS, ROOTS},
 };
 
@@ -46,6 +46,14 @@ pub unsafe fn dentry_of(path: Kernel) -> Kernel {
     load(path, offset!(path_dentry))
 }
 
+/// The inode of a name; None: there is nothing yet. Since 6.16 the verifier insists on the check
+/// where a hook's argument is the name.
+#[inline(always)]
+pub unsafe fn inode_at(dentry: Kernel) -> Option<Kernel> {
+    let inode: Kernel = load(dentry, offset!(dentry_inode));
+    (!inode.is_null()).then_some(inode)
+}
+
 /// Device and inode number of an inode.
 #[inline(always)]
 pub unsafe fn key_of(inode: Kernel) -> InodeKey {
@@ -60,11 +68,22 @@ pub unsafe fn key_of(inode: Kernel) -> InodeKey {
 /// Regular file or directory: what has content or names to protect.
 #[inline(always)]
 pub unsafe fn has_content(inode: Kernel) -> bool {
-    const S_IFMT: u16 = 0o170_000;
     const S_IFREG: u16 = 0o100_000;
     const S_IFDIR: u16 = 0o040_000;
+    matches!(kind_of(inode), S_IFREG | S_IFDIR)
+}
+
+#[inline(always)]
+pub unsafe fn is_socket(inode: Kernel) -> bool {
+    const S_IFSOCK: u16 = 0o140_000;
+    kind_of(inode) == S_IFSOCK
+}
+
+#[inline(always)]
+unsafe fn kind_of(inode: Kernel) -> u16 {
+    const S_IFMT: u16 = 0o170_000;
     let mode: u16 = load(inode, offset!(inode_mode));
-    matches!(mode & S_IFMT, S_IFREG | S_IFDIR)
+    mode & S_IFMT
 }
 
 /// Classes of an open file.
@@ -77,6 +96,24 @@ pub unsafe fn classes_of(path: Kernel) -> Classes {
 /// Classes of what is or will be named by `named`, walking up from `from`.
 #[inline(always)]
 pub unsafe fn classes_below(path: Kernel, named: Kernel, from: Kernel) -> Classes {
+    walk(path, named, from, false)
+}
+
+/// The same; of a folder with every class that a pattern may give to something in it.
+#[inline(always)]
+pub unsafe fn classes_below_any(path: Kernel, named: Kernel, from: Kernel) -> Classes {
+    const S_IFMT: u16 = 0o170_000;
+    const S_IFDIR: u16 = 0o040_000;
+    let mode: u16 = match inode_at(named) {
+        Some(inode) => load(inode, offset!(inode_mode)),
+        None => 0,
+    };
+    walk(path, named, from, mode & S_IFMT == S_IFDIR)
+}
+
+/// `any`: whatever the name is.
+#[inline(always)]
+unsafe fn walk(path: Kernel, named: Kernel, from: Kernel, any: bool) -> Classes {
     match DAEMON.get_ptr(0) {
         Some(daemon) if (*daemon).roots == 0 => return Classes::NONE,
         Some(_) => {}
@@ -86,15 +123,18 @@ pub unsafe fn classes_below(path: Kernel, named: Kernel, from: Kernel) -> Classe
     let dev: u32 = load(sb, offset!(sb_dev));
     let mut found = Classes::NONE;
     let mut dentry = from;
+    // Checked here and not below: each branch in the loop is one more way to follow.
+    let mut ino: u64 = match inode_at(from) {
+        Some(inode) => load(inode, offset!(inode_ino)),
+        None => 0,
+    };
     let mut top = false;
     for _ in 0..MAX_DEPTH {
-        let inode: Kernel = load(dentry, offset!(dentry_inode));
-        let ino: u64 = load(inode, offset!(inode_ino));
         if maybe_root(ino)
             && let Some(root) = ROOTS.get_ptr(&InodeKey { ino, dev, _pad: 0 })
         {
             found.sure |= (*root).classes;
-            if name_fits(named, &*root) {
+            if any || name_fits(named, &*root) {
                 found.glob |= (*root).glob_classes;
             }
         }
@@ -104,6 +144,8 @@ pub unsafe fn classes_below(path: Kernel, named: Kernel, from: Kernel) -> Classe
             break;
         }
         dentry = parent;
+        let inode: Kernel = load(dentry, offset!(dentry_inode));
+        ino = load(inode, offset!(inode_ino));
     }
     if top && is_top(path, sb, dentry) {
         found
@@ -134,6 +176,9 @@ unsafe fn is_top(path: Kernel, sb: Kernel, dentry: Kernel) -> bool {
     if flags & (SB_KERNMOUNT | SB_NOUSER) != 0 {
         return true;
     }
+    if path.is_null() {
+        return false;
+    }
     let mnt: Kernel = load(path, offset!(path_mnt));
     let mnt_root: Kernel = load(mnt, offset!(mnt_root));
     dentry == mnt_root
@@ -162,15 +207,18 @@ unsafe fn name_fits(dentry: Kernel, root: &Root) -> bool {
 pub unsafe fn name_hash(dentry: Kernel) -> u64 {
     let len: u32 = load(dentry, offset!(dentry_name_len));
     let name: u64 = load(dentry, offset!(dentry_name));
-    // Names are at most 255 bytes; d_name is NUL-terminated and 8-byte aligned in the dentry.
+    name_hash_at(name, len)
+}
+
+/// The same of a name anywhere in kernel memory, of at most 256 bytes; what follows it is readable.
+#[inline(always)]
+pub unsafe fn name_hash_at(name: u64, len: u32) -> u64 {
     let words = (0..32u32).map_while(|i| {
         let left = len.checked_sub(i * 8).filter(|left| *left > 0)?;
-        let word = copy((name + u64::from(i) * 8) as *const u64)?;
-        Some(if left < 8 {
-            word & ((1 << (left * 8)) - 1)
-        } else {
-            word
-        })
+        let word = word(name, i * 8);
+        // Straight-line: the verifier follows each way of each of the 32.
+        let fill = 8u32.saturating_sub(left) * 8;
+        Some(word & u64::MAX >> (fill & 63))
     });
     syshold_abi::name_hash(len, words)
 }

@@ -58,10 +58,30 @@ pub unsafe fn in_exec() -> bool {
     }
 }
 
+/// Opening with O_TRUNC truncates after the open itself was judged.
+#[inline(always)]
+pub unsafe fn in_open() -> bool {
+    match syscall_of(bpf_get_current_task_btf().cast_const().cast()) {
+        Syscall::Native(nr) => matches!(nr, 2 | 85 | 257 | 437),
+        Syscall::Compat(nr) => matches!(nr, 5 | 8 | 295 | 437),
+    }
+}
+
 /// Is this the native syscall `nr`?
 #[inline(always)]
 pub unsafe fn in_syscall(nr: u32) -> bool {
     matches!(syscall_of(bpf_get_current_task_btf().cast_const().cast()), Syscall::Native(now) if now == nr)
+}
+
+/// Are pages moved into a file, rather than copied from the caller's memory?
+#[inline(always)]
+pub unsafe fn in_splice() -> bool {
+    match syscall_of(bpf_get_current_task_btf().cast_const().cast()) {
+        // sendfile splice
+        Syscall::Native(nr) => matches!(nr, 40 | 275),
+        // sendfile sendfile64 splice
+        Syscall::Compat(nr) => matches!(nr, 187 | 239 | 313),
+    }
 }
 
 #[inline(always)]
@@ -69,8 +89,9 @@ fn native(hook: u32, nr: u32) -> bool {
     match hook {
         // connect
         hook::SOCKET_CONNECT => nr == 42,
-        // sendto sendmsg sendmmsg; write writev pwritev2 sendfile io_submit splice
-        hook::SOCKET_SENDMSG => matches!(nr, 44 | 46 | 307 | 1 | 20 | 328 | 40 | 209 | 275),
+        // sendto sendmsg sendmmsg; write writev pwritev2 sendfile splice. Not io_submit: it makes
+        // EINTR of a restart.
+        hook::SOCKET_SENDMSG => matches!(nr, 44 | 46 | 307 | 1 | 20 | 328 | 40 | 275),
         hook::SOCKET_BIND => nr == 49,
         hook::SOCKET_LISTEN => nr == 50,
         // accept accept4
@@ -118,10 +139,7 @@ fn compat(hook: u32, nr: u32) -> bool {
     match hook {
         hook::SOCKET_CONNECT => matches!(nr, 102 | 362),
         hook::SOCKET_SENDMSG => {
-            matches!(
-                nr,
-                102 | 345 | 369 | 370 | 4 | 146 | 379 | 187 | 239 | 248 | 313
-            )
+            matches!(nr, 102 | 345 | 369 | 370 | 4 | 146 | 379 | 187 | 239 | 313)
         }
         hook::SOCKET_BIND => matches!(nr, 102 | 361),
         hook::SOCKET_LISTEN => matches!(nr, 102 | 363),

@@ -134,6 +134,10 @@ pub mod hook {
     pub const CGROUP_MKDIR: u32 = 40;
     pub const CGROUP_ATTACH: u32 = 41;
     pub const URING_ALLOWED: u32 = 42;
+    /// Its polling threads, its commands to drivers, its other users.
+    pub const URING_EXTRAS: u32 = 43;
+    /// An accepted connection gets its descriptor.
+    pub const SOCK_GRAFT: u32 = 44;
     pub const COUNT: usize = 48;
 }
 
@@ -218,7 +222,8 @@ pub mod privilege {
 /// FILE: `a` s_dev, `b` i_ino, `c` i_generation, `extra` 0.
 /// A rename or link of it: `extra` a hash of the new place.
 /// `NEW_FILE`: `a` s_dev, `b` directory i_ino, `c` hash of the name, `extra` 0.
-/// UNIX: `a` s_dev, `b` i_ino, `c` hash of the name; an abstract name: `a`, `b` 0.
+/// UNIX: as [`Place`]: `a` s_dev and `b` i_ino of the folder, `c` hash of the name; an abstract
+/// name: `a`, `b` 0.
 /// PRIVILEGE: see [`privilege`].
 /// A socket that listens: `b`/`c` and the port are its own address.
 #[repr(C)]
@@ -483,7 +488,8 @@ pub struct Daemon {
     pub grace_until_ns: u64,
     /// How many protected roots there are; 0 spares every walk.
     pub roots: u32,
-    pub _pad: u32,
+    /// Changes with every change of the tables: what a rule allowed is looked at again.
+    pub generation: u32,
 }
 
 /// A heartbeat older than this means the daemon is away.
@@ -602,9 +608,29 @@ pub struct Offsets {
     pub cred_euid: u32,
     pub cred_suid: u32,
     pub cred_gid: u32,
+    pub cred_egid: u32,
     pub cred_cap_permitted: u32,
     pub cred_cap_effective: u32,
     pub bprm_cred: u32,
+    pub sock_file: u32,
+    pub sk_state: u32,
+    pub sk_dport: u32,
+    /// The local port, in host order.
+    pub sk_num: u32,
+    pub sk_daddr: u32,
+    pub sk_rcv_saddr: u32,
+    pub sk_v6_daddr: u32,
+    pub sk_v6_rcv_saddr: u32,
+    pub msg_control: u32,
+    pub msg_controllen: u32,
+    pub unix_addr: u32,
+    pub unix_path: u32,
+    pub unix_peer: u32,
+    pub unix_addr_len: u32,
+    pub unix_addr_name: u32,
+    pub mount_mnt: u32,
+    pub mount_parent: u32,
+    pub mount_mountpoint: u32,
 }
 
 /// Indexes of the per-CPU counters.
@@ -635,7 +661,7 @@ const _: () = {
     assert!(size_of::<Place>() == 24);
     assert!(size_of::<Daemon>() == 48);
     assert!(size_of::<Event>() == 72);
-    assert!(size_of::<Offsets>() == 61 * 4);
+    assert!(size_of::<Offsets>() == 80 * 4);
 };
 
 #[cfg(feature = "user")]

@@ -3,22 +3,25 @@ use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, macros::lsm, prog
 use syshold_abi::{Key, action, hook, object};
 
 use crate::{
-    decide::{Answer, Display, What, decide, deny},
+    decide::{Answer, Display, What, decide, deny, exec_matters, step_done, step_is_done},
     field::{Kernel, copy, load, offset},
+    hooks::{socket::spliced, uring},
     identity::{Current, Who, current},
     maps::{LAST_OPEN, OPENED, Opened},
     paths::{
-        Classes, classes_below, classes_of, dentry_of, has_content, inode_of, key_of, name_hash,
-        path_of,
+        Classes, classes_of, dentry_of, has_content, inode_of, is_socket, key_of, path_of,
     },
+    restart::{in_exec, in_splice},
     special::refused,
 };
 
 /// Of no class.
-const NONE: Classes = Classes { sure: 0, glob: 0 };
+pub const NONE: Classes = Classes { sure: 0, glob: 0 };
 
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
+/// Also with a descriptor that only reads.
+const O_TRUNC: u32 = 0o1000;
 const FMODE_CREATED: u32 = 0x0010_0000;
 const MAY_WRITE: u32 = 2;
 const MAY_APPEND: u32 = 8;
@@ -63,7 +66,8 @@ unsafe fn open(who: &Current, file: Kernel) -> Answer {
     if mode & FMODE_READ != 0 || mode & FMODE_WRITE == 0 {
         actions |= action::READ;
     }
-    if mode & FMODE_WRITE != 0 {
+    let flags: u32 = load(file, offset!(file_flags));
+    if mode & FMODE_WRITE != 0 || flags & O_TRUNC != 0 {
         actions |= action::WRITE;
     }
     if mode & FMODE_CREATED != 0 {
@@ -76,9 +80,18 @@ unsafe fn open(who: &Current, file: Kernel) -> Answer {
         who,
         &what,
         Display::Path(path),
-        // Every open is a new object.
-        || false,
-        || remember(file, inode, actions),
+        // Every open is a new object; but an exec that is held further on opens its file again.
+        || {
+            let done = step_is_done(who, &what);
+            if done {
+                remember(file, inode, actions);
+            }
+            done
+        },
+        || {
+            step_done(who, &what);
+            remember(file, inode, actions);
+        },
     )
 }
 
@@ -96,13 +109,20 @@ pub fn file_permission(ctx: LsmContext) -> i32 {
         action::READ
     };
     // SAFETY: a file, by the hook's prototype.
-    unsafe { used(&who, hook::FILE_PERMISSION, file, actions, false) }.code()
+    unsafe {
+        if actions == action::WRITE && is_socket(inode_of(file)) && in_splice() {
+            return spliced(&who, file).code();
+        }
+        used(&who, hook::FILE_PERMISSION, file, actions, false)
+    }
+    .code()
 }
 
 /// `security_mmap_file(file, reqprot, prot, flags)`.
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file(ctx: LsmContext) -> i32 {
     const PROT_WRITE: u64 = 2;
+    const PROT_EXEC: u64 = 4;
     const MAP_TYPE: u64 = 0xf;
     const MAP_PRIVATE: u64 = 2;
     let Who::Governed(who) = current(hook::MMAP_FILE) else {
@@ -127,8 +147,21 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     } else {
         action::READ
     };
+    // A loader maps what it runs, without an exec of it.
+    let runs = prot & PROT_EXEC != 0;
+    let actions = if runs {
+        actions | action::EXEC
+    } else {
+        actions
+    };
     // SAFETY: a file, by the hook's prototype.
-    unsafe { used(&who, hook::MMAP_FILE, file, actions, true) }.code()
+    unsafe {
+        if !has_content(inode_of(file)) {
+            return uring::mapped(&who, file).code();
+        }
+        used(&who, hook::MMAP_FILE, file, actions, true)
+    }
+    .code()
 }
 
 #[inline(always)]
@@ -139,10 +172,14 @@ unsafe fn used(who: &Current, hook: u32, file: Kernel, actions: u32, mmap: bool)
     }
     let path = path_of(file);
     let classes = classes_of(path);
-    if !classes.is_protected() || (mmap && crate::restart::in_exec()) {
+    if !classes.is_protected() || (mmap && in_exec()) {
         return Answer::Go;
     }
-    let what = about(hook, inode, actions, classes);
+    let mut what = about(hook, inode, actions, classes);
+    if mmap && actions & action::EXEC != 0 && !exec_matters(who, &what) {
+        what.key.actions &= !action::EXEC;
+    }
+    let actions = what.key.actions;
     decide(
         who,
         &what,
@@ -156,41 +193,8 @@ unsafe fn used(who: &Current, hook: u32, file: Kernel, actions: u32, mmap: bool)
     )
 }
 
-/// `security_path_mknod(dir, dentry, mode, dev)`: about to create.
-#[lsm(hook = "path_mknod")]
-pub fn path_mknod(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::PATH_MKNOD) else {
-        return 0;
-    };
-    let dir: Kernel = ctx.arg(0);
-    let dentry: Kernel = ctx.arg(1);
-    // SAFETY: a path and a dentry, by the hook's prototype.
-    unsafe { create(&who, dir, dentry) }.code()
-}
-
 #[inline(always)]
-unsafe fn create(who: &Current, dir: Kernel, dentry: Kernel) -> Answer {
-    let parent = dentry_of(dir);
-    let classes = classes_below(dir, dentry, parent);
-    if !classes.is_protected() {
-        return Answer::Go;
-    }
-    let inode: Kernel = load(parent, offset!(dentry_inode));
-    let mut what = about(hook::PATH_MKNOD, inode, action::WRITE, classes);
-    what.key.kind = object::NEW_FILE;
-    what.key.c = name_hash(dentry);
-    let name: u64 = load(dentry, offset!(dentry_name));
-    decide(
-        who,
-        &what,
-        Display::Name(name as *const u8),
-        || false,
-        || {},
-    )
-}
-
-#[inline(always)]
-unsafe fn about(hook: u32, inode: Kernel, actions: u32, classes: Classes) -> What {
+pub unsafe fn about(hook: u32, inode: Kernel, actions: u32, classes: Classes) -> What {
     let place = key_of(inode);
     let generation: u32 = load(inode, offset!(inode_generation));
     What {
@@ -210,11 +214,11 @@ unsafe fn about(hook: u32, inode: Kernel, actions: u32, classes: Classes) -> Wha
 
 /// An approved open file, told from a later one at the same address by inode and dentry.
 #[inline(always)]
-unsafe fn opened(file: Kernel, inode: Kernel, actions: u32) -> Opened {
+unsafe fn opened(inode: Kernel, dentry: Kernel, actions: u32) -> Opened {
     let place = key_of(inode);
     Opened {
         inode: inode as u64,
-        dentry: dentry_of(path_of(file)) as u64,
+        dentry: dentry as u64,
         ino: place.ino,
         dev: place.dev,
         actions,
@@ -223,16 +227,22 @@ unsafe fn opened(file: Kernel, inode: Kernel, actions: u32) -> Opened {
 
 #[inline(always)]
 unsafe fn remembered(file: Kernel, inode: Kernel, actions: u32) -> bool {
-    let Some(before) = OPENED.get_ptr(&(file as u64)) else {
+    remembered_at(file as u64, inode, dentry_of(path_of(file)), actions)
+}
+
+/// The same, by the open file's address.
+#[inline(always)]
+pub unsafe fn remembered_at(file: u64, inode: Kernel, dentry: Kernel, actions: u32) -> bool {
+    let Some(before) = OPENED.get_ptr(&file) else {
         return false;
     };
-    let expected = opened(file, inode, (*before).actions);
+    let expected = opened(inode, dentry, (*before).actions);
     *before == expected && actions & !expected.actions == 0
 }
 
 #[inline(always)]
 unsafe fn remember(file: Kernel, inode: Kernel, actions: u32) {
-    let mut now = opened(file, inode, actions);
+    let mut now = opened(inode, dentry_of(path_of(file)), actions);
     if let Some(before) = OPENED.get_ptr(&(file as u64)) {
         let same = Opened {
             actions: (*before).actions,

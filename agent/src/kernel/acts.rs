@@ -1,5 +1,6 @@
 //! What the canary does that nobody wraps: each act reaches a hook and changes nothing.
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -42,6 +43,20 @@ pub fn map_and_ask(file: impl AsFd) {
         libc::TCGETS,
         settings.as_mut_ptr()
     );
+}
+
+/// `egress`: an IP header with four times "no operation", which it knows.
+pub fn send_with_options(socket: &UdpSocket) {
+    let options = [1u8; 4];
+    try_syscall!(
+        SYS_setsockopt,
+        socket.as_raw_fd(),
+        libc::IPPROTO_IP,
+        libc::IP_OPTIONS,
+        options.as_ptr(),
+        options.len()
+    );
+    let _ = socket.send(&[0]);
 }
 
 /// `inode_setxattr`. File systems without such attributes refuse, after the hook.

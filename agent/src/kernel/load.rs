@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::{MapData, MapError};
-use aya::programs::{BtfTracePoint, Lsm, ProgramError, links::FdLink};
+use aya::programs::cgroup_skb::CgroupSkbAttachType;
+use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, Lsm, ProgramError, links::FdLink};
 use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader};
 use syshold_abi::{self as abi, hook};
 use thiserror::Error;
@@ -35,7 +36,7 @@ pub enum LoadError {
     #[error("the kernel programs do not load: {0}")]
     Ebpf(EbpfError),
     #[error(
-        "the kernel does not let this process load its programs ({0}); run sysholdd as root with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, as its unit does"
+        "the kernel does not let this process load its programs ({0}); run sysholdd as root with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN, as its unit does"
     )]
     NotPermitted(EbpfError),
     #[error("the program {name} is refused by this kernel: {source}")]
@@ -75,7 +76,12 @@ pub struct Program {
 enum Kind {
     Lsm,
     Tracepoint,
+    /// On every packet that leaves a cgroup.
+    Egress,
 }
+
+/// Every socket belongs to a cgroup at or below this.
+const ROOT_CGROUP: &str = "/sys/fs/cgroup";
 
 /// Every program, in attach order: identity before enforcement, so that no governed process is
 /// born unseen once anything is enforced.
@@ -132,6 +138,20 @@ const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
         Some(hook::SOCKET_SENDMSG),
         true,
     ),
+    ("socket_bind", Kind::Lsm, Some(hook::SOCKET_BIND), true),
+    ("socket_listen", Kind::Lsm, Some(hook::SOCKET_LISTEN), true),
+    ("socket_accept", Kind::Lsm, Some(hook::SOCKET_ACCEPT), true),
+    ("sock_graft", Kind::Lsm, Some(hook::SOCK_GRAFT), true),
+    (
+        "socket_setsockopt",
+        Kind::Lsm,
+        Some(hook::SOCKET_SETSOCKOPT),
+        true,
+    ),
+    ("egress", Kind::Egress, Some(hook::EGRESS), true),
+    ("uring_sqpoll", Kind::Lsm, None, true),
+    ("uring_cmd", Kind::Lsm, None, true),
+    ("uring_override_creds", Kind::Lsm, None, true),
     ("file_open", Kind::Lsm, Some(hook::FILE_OPEN), true),
     (
         "file_permission",
@@ -161,6 +181,28 @@ const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
     ("kernel_load_data", Kind::Lsm, None, true),
     ("file_ioctl", Kind::Lsm, Some(hook::IOCTL), true),
     ("file_ioctl_compat", Kind::Lsm, None, false),
+    ("path_rename", Kind::Lsm, Some(hook::PATH_RENAME), true),
+    ("path_link", Kind::Lsm, Some(hook::PATH_LINK), true),
+    ("path_unlink", Kind::Lsm, Some(hook::PATH_UNLINK), true),
+    ("path_rmdir", Kind::Lsm, None, true),
+    ("path_mkdir", Kind::Lsm, Some(hook::PATH_MAKE), true),
+    ("path_symlink", Kind::Lsm, None, true),
+    ("path_truncate", Kind::Lsm, Some(hook::PATH_TRUNCATE), true),
+    ("file_truncate", Kind::Lsm, None, false),
+    ("path_chmod", Kind::Lsm, Some(hook::PATH_ATTRIBUTES), true),
+    ("path_chown", Kind::Lsm, None, true),
+    ("inode_setxattr", Kind::Lsm, None, true),
+    ("inode_removexattr", Kind::Lsm, None, true),
+    ("inode_set_acl", Kind::Lsm, None, false),
+    ("inode_remove_acl", Kind::Lsm, None, false),
+    (
+        "bprm_creds_from_file",
+        Kind::Lsm,
+        Some(hook::BPRM_CREDS),
+        true,
+    ),
+    ("task_fix_setuid", Kind::Lsm, Some(hook::SETUID), true),
+    ("capset", Kind::Lsm, Some(hook::CAPSET), true),
 ];
 
 /// What covers a hook that this kernel has not.
@@ -249,6 +291,9 @@ impl Kernel {
             daemon,
             net_rules: take(&mut ebpf, "NET_RULES")?,
             path_rules: take(&mut ebpf, "PATH_RULE")?,
+            agent_rules: take(&mut ebpf, "AGENT_RULES")?,
+            devices: take(&mut ebpf, "DEVICES")?,
+            unix_sockets: take(&mut ebpf, "UNIX_SOCKETS")?,
             roots: take(&mut ebpf, "ROOTS")?,
             root_bits: take(&mut ebpf, "ROOT_BITS")?,
             exes: take(&mut ebpf, "EXES")?,
@@ -324,8 +369,32 @@ fn attach(
             let id = program.attach().map_err(failed)?;
             program.take_link(id).map_err(failed)?.into()
         }
+        Kind::Egress => {
+            let program: &mut CgroupSkb = program.try_into().map_err(failed)?;
+            program.load().map_err(failed)?;
+            let unpinned = |source| LoadError::Pin {
+                path: ROOT_CGROUP.into(),
+                source,
+            };
+            let root = fs::File::open(ROOT_CGROUP).map_err(unpinned)?;
+            // No flags: a link shares its cgroup with others anyway.
+            let mode = CgroupAttachMode::Single;
+            let id = program
+                .attach(root, CgroupSkbAttachType::Egress, mode)
+                .map_err(failed)?;
+            let link = program.take_link(id).map_err(failed)?;
+            link.try_into()
+                .map_err(|error| unpinned(io::Error::other(error)))?
+        }
     };
-    tracing::debug!(name, "attached");
+    let verified = program
+        .info()
+        .ok()
+        .and_then(|info| info.verified_instruction_count());
+    tracing::debug!(
+        "{name} attached, {} instructions walked",
+        verified.unwrap_or(0)
+    );
     pin(link, &links.join(name))?;
     Ok(true)
 }

@@ -11,9 +11,9 @@ mod btf;
 mod load;
 mod mmap;
 pub mod offsets;
+mod paths;
 mod process;
 
-use std::ffi::CStr;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -24,17 +24,19 @@ use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use syshold_abi::{
-    self as abi, Daemon, Event, Governed, InodeKey, NetRule, PathRule, Pending, Root,
+    self as abi, AgentRules, Daemon, Event, Governed, InodeKey, NetRule, PathRule, Pending, Place,
+    Root,
 };
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
 pub use acts::Marker;
 pub use load::{LoadError, PINS, Program, covered_by};
+pub use paths::paths_of;
 pub use process::{clock_state, continue_process, spare_memory, stop_dumps, trim_memory};
 
 use crate::gate::Verdict;
-use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request, Transport};
+use crate::request::{Actions, AgentId, Classes, HoldId, Object, Privilege, Request, Transport};
 
 /// The loaded programs and their maps.
 pub struct Kernel {
@@ -51,6 +53,9 @@ pub struct Kernel {
     daemon: Array<MapData, Daemon>,
     net_rules: Array<MapData, NetRule>,
     path_rules: Array<MapData, PathRule>,
+    agent_rules: Array<MapData, AgentRules>,
+    devices: HashMap<MapData, u32, u64>,
+    unix_sockets: HashMap<MapData, Place, u64>,
     roots: HashMap<MapData, InodeKey, Root>,
     root_bits: Array<MapData, u64>,
     exes: HashMap<MapData, InodeKey, u32>,
@@ -88,6 +93,11 @@ pub enum KernelError {
 pub struct Tables {
     pub net: Vec<NetRule>,
     pub path: Vec<PathRule>,
+    /// By agent.
+    pub agents: Vec<AgentRules>,
+    /// Character devices that agents may open, a bit each.
+    pub devices: Vec<(u32, u64)>,
+    pub unix_sockets: Vec<(Place, u64)>,
     pub roots: Vec<(InodeKey, Root)>,
     pub exes: Vec<(InodeKey, u32)>,
     pub users: Vec<(u32, u32)>,
@@ -198,6 +208,13 @@ impl Kernel {
         found("GOVERNED", self.governed.get(&tgid, 0))
     }
 
+    /// The process that each tree of governed processes began with.
+    #[must_use]
+    pub fn roots(&self) -> std::collections::HashSet<u32> {
+        let all = self.governed.iter().filter_map(Result::ok);
+        all.map(|(_, process)| process.root).collect()
+    }
+
     /// The processes of an agent.
     #[must_use]
     pub fn processes_of(&self, agent: AgentId) -> Vec<u32> {
@@ -260,7 +277,14 @@ impl Kernel {
         if tables.path.len() != abi::PATH_RULES {
             return Err(too_many("path rules", tables.path.len(), abi::PATH_RULES));
         }
+        if tables.agents.len() != abi::MAX_AGENTS {
+            return Err(too_many("agents", tables.agents.len(), abi::MAX_AGENTS));
+        }
         let bank = (self.switch.bank & 1) ^ 1;
+        for (i, rules) in (0u32..).zip(&tables.agents) {
+            let index = bank * abi::MAX_AGENTS as u32 + i;
+            map("AGENT_RULES", self.agent_rules.set(index, rules, 0))?;
+        }
         for (i, rule) in (0u32..).zip(&tables.net) {
             let index = bank * abi::MAX_NET_RULES as u32 + i;
             map("NET_RULES", self.net_rules.set(index, rule, 0))?;
@@ -285,12 +309,15 @@ impl Kernel {
         self.switch.roots = self.switch.roots.max(tables.roots.len() as u32);
         self.switch.net_rules[bank as usize] = tables.net.len() as u32;
         self.switch.bank = bank;
+        self.switch.generation = self.switch.generation.wrapping_add(1);
         self.flip()?;
         for (i, new) in (0u32..).zip(bits) {
             map("ROOT_BITS", self.root_bits.set(i, new, 0))?;
         }
         self.switch.roots = tables.roots.len() as u32;
         self.flip()?;
+        replace("DEVICES", &mut self.devices, &tables.devices)?;
+        replace("UNIX_SOCKETS", &mut self.unix_sockets, &tables.unix_sockets)?;
         replace("ROOTS", &mut self.roots, &tables.roots)?;
         replace("EXES", &mut self.exes, &tables.exes)?;
         replace("USERS", &mut self.users, &tables.users)?;
@@ -408,15 +435,14 @@ fn cgroup_name(name: &str) -> [u8; abi::CGROUP_NAME_LEN] {
 /// A kernel fact, in the agent's words.
 #[must_use]
 pub fn request_of(pending: &Pending) -> Request {
-    let path = CStr::from_bytes_until_nul(&pending.path)
-        .ok()
-        .filter(|path| !path.is_empty())
-        .map(|path| path.to_string_lossy().into_owned());
+    let (path, _) = paths_of(pending);
     Request {
         agent: AgentId(pending.agent),
         actions: Actions(pending.key.actions),
         object: object_of(&pending.key, path),
         classes: Classes(pending.classes),
+        taint: Classes(pending.taint),
+        exec: None,
     }
 }
 
@@ -439,11 +465,38 @@ pub fn object_of(key: &abi::Key, path: Option<String>) -> Object {
             name_hash: key.c,
             path,
         },
+        abi::object::UNIX => Object::Unix {
+            dev: key.a as u32,
+            ino: key.b,
+            name_hash: key.c,
+        },
+        abi::object::PRIVILEGE => Object::Privilege(privilege_of(key)),
         _ => Object::File {
             dev: key.a as u32,
             ino: key.b,
             generation: key.c,
+            onto: key.extra,
             path,
+        },
+    }
+}
+
+fn privilege_of(key: &abi::Key) -> Privilege {
+    match key.a {
+        abi::privilege::SETUID => Privilege::User {
+            uid: key.b as u32,
+            gid: key.c as u32,
+        },
+        abi::privilege::CAPSET => Privilege::Capabilities(key.b),
+        abi::privilege::PROGRAM => Privilege::Program {
+            uid: key.b as u32,
+            dev: key.extra as u32,
+            ino: key.c,
+        },
+        kind => Privilege::Unknown {
+            kind,
+            b: key.b,
+            c: key.c,
         },
     }
 }
