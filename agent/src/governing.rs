@@ -1,13 +1,15 @@
 //! Who is governed and what is protected, from the policy's names to what the kernel compares:
 //! cgroup ids, user ids, inodes. Anything that cannot be told yet (a unit that does not run, a
 //! root that is not there) is looked for again.
+mod reach;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::User;
-use syshold_abi::{InodeKey, Root};
+use syshold_abi::{InodeKey, Place, Root};
 
 use crate::kernel::{Kernel, KernelError, Tables};
 use crate::park::{CGROUP_ROOT, CHILD};
@@ -28,6 +30,10 @@ struct Enrolled {
     roots: BTreeMap<PathBuf, Seen>,
     exes: BTreeMap<PathBuf, Seen>,
     cgroups: BTreeMap<u64, u32>,
+    /// Of sockets that agents may reach.
+    folders: BTreeMap<PathBuf, Seen>,
+    sockets: BTreeMap<PathBuf, u64>,
+    devices: BTreeMap<u32, u64>,
 }
 
 /// A path's inode as the kernel side knows it; `stat` tells cheaply whether it is still the one.
@@ -81,15 +87,22 @@ impl Governing {
             _ => false,
         };
         policy
-            .roots()
+            .roots(&reach::homes())
             .iter()
             .all(|root| same(&root.path, self.enrolled.roots.get(&root.path)))
             && exes(policy).all(|(path, _)| same(path, self.enrolled.exes.get(path)))
+            && reach::sockets(policy) == self.enrolled.sockets
+            && folders(&self.enrolled.sockets)
+                .all(|path| same(path, self.enrolled.folders.get(path)))
+            && reach::devices(policy, &mut Vec::new()) == self.enrolled.devices
     }
 
     fn look(&mut self, kernel: &mut Kernel, policy: &Policy) -> Enrolled {
         let mut enrolled = Enrolled::default();
-        for root in policy.roots() {
+        for root in policy.roots(&reach::homes()) {
+            if !policy.expects(&root.path) && !root.path.exists() {
+                continue;
+            }
             if let Some(seen) = self.enrol(kernel, &root.path) {
                 enrolled.roots.insert(root.path, seen);
             }
@@ -100,6 +113,21 @@ impl Governing {
             }
         }
         enrolled.cgroups = cgroups(policy);
+        enrolled.sockets = reach::sockets(policy);
+        for (socket, agents) in &enrolled.sockets {
+            let Some(folder) = socket.parent() else {
+                continue;
+            };
+            if !reach::is_expected(*agents) && !folder.exists() {
+                continue;
+            }
+            if !enrolled.folders.contains_key(folder)
+                && let Some(seen) = self.enrol(kernel, folder)
+            {
+                enrolled.folders.insert(folder.to_owned(), seen);
+            }
+        }
+        enrolled.devices = reach::devices(policy, &mut self.missing);
         enrolled
     }
 
@@ -124,7 +152,7 @@ impl Governing {
 
     fn assemble(&mut self, policy: &Policy, compiled: &KernelTables) -> Tables {
         let mut roots: HashMap<InodeKey, Root> = HashMap::new();
-        for root in policy.roots() {
+        for root in policy.roots(&reach::homes()) {
             if let Some(seen) = self.enrolled.roots.get(&root.path) {
                 roots
                     .entry(seen.key)
@@ -148,19 +176,30 @@ impl Governing {
         Tables {
             net: compiled.net.clone(),
             path: compiled.path.clone(),
+            agents: compiled.agents.clone(),
+            devices: self.enrolled.devices.iter().map(pair).collect(),
+            unix_sockets: self.unix_sockets(policy),
             roots: roots.into_iter().collect(),
             exes: exes(policy)
                 .filter_map(|(path, agent)| Some((self.enrolled.exes.get(path)?.key, agent.0)))
                 .collect(),
             users,
-            cgroups: self
-                .enrolled
-                .cgroups
-                .iter()
-                .map(|(id, agent)| (*id, *agent))
-                .collect(),
+            cgroups: self.enrolled.cgroups.iter().map(pair).collect(),
             cgroup_names,
         }
+    }
+
+    fn unix_sockets(&self, policy: &Policy) -> Vec<(Place, u64)> {
+        let mut places = reach::abstract_sockets(policy);
+        for (socket, agents) in &self.enrolled.sockets {
+            let folder = socket
+                .parent()
+                .and_then(|path| self.enrolled.folders.get(path));
+            if let Some(place) = folder.and_then(|seen| reach::place(seen.key, socket)) {
+                *places.entry(place).or_insert(0) |= agents;
+            }
+        }
+        places.into_iter().collect()
     }
 
     /// Governs what runs already. A process that cannot be read any more is gone.
@@ -218,6 +257,14 @@ impl Governing {
             }
         }
     }
+}
+
+fn pair<K: Copy, V: Copy>((key, value): (&K, &V)) -> (K, V) {
+    (*key, *value)
+}
+
+fn folders(sockets: &BTreeMap<PathBuf, u64>) -> impl Iterator<Item = &Path> {
+    sockets.keys().filter_map(|socket| socket.parent())
 }
 
 /// A name filter cannot be narrower than what any of two patterns means.

@@ -5,6 +5,7 @@
 //! is allowed → `rules`; a syscall or a pointer → `kernel`; HTTP → `approver`; SQL → the ledger.
 pub mod approver;
 pub mod canary;
+pub mod capabilities;
 pub mod cli;
 pub mod control;
 pub mod driver;

@@ -5,11 +5,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use syshold_abi::{CLASS_OWN, CLASS_OWN_PROGRAMS};
 use syshold_protocol::decision::Scope;
 
 use crate::names::{Names, canonical};
-use crate::policy::{DNS_PORT, Dns, Policy, Rule, Target, Verdict};
-use crate::request::{Action, AgentId, Classes, Object, Request};
+use crate::policy::{DNS_PORT, Dns, Kind, Policy, Rule, Run, Target, Verdict};
+use crate::request::{Action, Classes, Exec, Object, Request};
 
 /// What the policy's answer depends on beside the policy.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,8 @@ pub struct Reason {
     pub rule: String,
     /// One sentence for people.
     pub why: String,
+    /// What the process has read that makes the rule match: part of the question.
+    pub taint: Classes,
 }
 
 /// How an ask rule wants to be asked.
@@ -69,13 +72,19 @@ pub enum Fallback {
 /// The policy's answer to `request`.
 pub fn judge(policy: &Policy, request: &Request, facts: &Facts<'_>) -> Judgement {
     if policy.agent(request.agent).is_none() {
-        return Answer::BuiltIn(false, "the agent is not one of this policy").judgement(policy);
+        return Answer::BuiltIn(false, "the agent is not one of this policy")
+            .judgement(policy, request.taint);
     }
     let answers = match &request.object {
         Object::Socket { to, .. } => network(policy, request, *to, facts),
         Object::File { .. } | Object::NewFile { .. } => files(policy, request),
+        Object::Privilege(_) => privilege(policy, request),
+        Object::Unix { .. } => vec![Answer::BuiltIn(
+            false,
+            "no program of this agent listens there, and the policy does not name the socket",
+        )],
     };
-    strictest(policy, answers)
+    strictest(policy, request, answers)
 }
 
 /// One rule's answer, or that of no rule.
@@ -87,8 +96,10 @@ enum Answer<'p> {
     /// No rule matched; asked.
     Unmatched(&'static str),
     /// No rule matched, and none needs to.
-    Unprotected,
+    Free(&'static str),
 }
+
+const NO_RULE_CAN: Answer<'_> = Answer::Unmatched("no rule can speak of this");
 
 fn network<'p>(
     policy: &'p Policy,
@@ -96,16 +107,25 @@ fn network<'p>(
     to: SocketAddr,
     facts: &Facts<'_>,
 ) -> Vec<Answer<'p>> {
-    let to = SocketAddr::new(canonical(to.ip()), to.port());
+    let peer = SocketAddr::new(canonical(to.ip()), to.port());
     let one = |action| match action {
-        Action::Connect | Action::Send => built_in(policy, to, facts).unwrap_or_else(|| {
-            let mut rules = rules(policy, request.agent, action);
-            rules.find(|rule| goes_to(rule, to, facts.names)).map_or(
+        Action::Connect | Action::Send => built_in(policy, peer, facts).unwrap_or_else(|| {
+            let mut rules = rules(policy, request, action);
+            rules.find(|rule| goes_to(rule, peer, facts.names)).map_or(
                 Answer::Unmatched("no rule speaks of this address"),
                 Answer::Rule,
             )
         }),
-        _ => Answer::Unmatched("no rule can speak of this"),
+        Action::Listen if to.ip().to_canonical().is_loopback() => {
+            Answer::BuiltIn(true, "only this host can reach it")
+        }
+        Action::Listen => rules(policy, request, action)
+            .find(|rule| listens_at(rule, to))
+            .map_or(
+                Answer::Unmatched("no rule speaks of listening here"),
+                Answer::Rule,
+            ),
+        _ => NO_RULE_CAN,
     };
     request.actions.iter().map(one).collect()
 }
@@ -133,60 +153,176 @@ fn goes_to(rule: &Rule, to: SocketAddr, names: &Names) -> bool {
     })
 }
 
+/// Here 0.0.0.0 and :: are every address of the host, not a way to say localhost.
+fn listens_at(rule: &Rule, at: SocketAddr) -> bool {
+    let Some(targets) = &rule.to else { return true };
+    targets.iter().any(|target| {
+        target.ports().contains(at.port())
+            && match target {
+                Target::Any(_) => true,
+                Target::Net(net, _) => net.contains_own(at.ip()),
+                Target::Host(..) => false,
+            }
+    })
+}
+
+fn privilege<'p>(policy: &'p Policy, request: &Request) -> Vec<Answer<'p>> {
+    let one = |action| match action {
+        Action::Privilege => rules(policy, request, action).next().map_or(
+            Answer::Unmatched("no rule speaks of privileges"),
+            Answer::Rule,
+        ),
+        _ => NO_RULE_CAN,
+    };
+    request.actions.iter().map(one).collect()
+}
+
 fn files<'p>(policy: &'p Policy, request: &Request) -> Vec<Answer<'p>> {
     let mut answers = Vec::new();
     for action in request.actions.iter() {
-        if matches!(action, Action::Connect | Action::Send | Action::Listen) {
-            answers.push(Answer::Unmatched("no rule can speak of this"));
-        } else if request.classes == Classes(0) {
-            answers.push(Answer::Unprotected);
+        match action {
+            Action::Exec => answers.push(exec(policy, request)),
+            Action::Read | Action::Write | Action::Delete => {
+                if request.classes == Classes(0) {
+                    answers.push(Answer::Free("the path is not protected"));
+                }
+            }
+            _ => answers.push(NO_RULE_CAN),
         }
-        answers.extend(request.classes.iter().map(|class| {
-            rules(policy, request.agent, action)
-                .find(|rule| rule.data.0 & (1 << class) != 0)
-                .map_or(
-                    Answer::Unmatched("no rule speaks of this protected path"),
-                    Answer::Rule,
-                )
-        }));
+        answers.extend(
+            request
+                .classes
+                .iter()
+                .filter_map(|bit| class(policy, request, action, bit)),
+        );
     }
     answers
 }
 
-fn rules(policy: &Policy, agent: AgentId, action: Action) -> impl Iterator<Item = &Rule> {
-    policy
-        .rules()
-        .iter()
-        .filter(move |rule| rule.applies_to(agent) && rule.covers_action(action))
+/// What an action on a file of one class is answered; None: nothing more than without the class.
+fn class<'p>(
+    policy: &'p Policy,
+    request: &Request,
+    action: Action,
+    bit: usize,
+) -> Option<Answer<'p>> {
+    let reads = matches!(action, Action::Read | Action::Exec);
+    let own = "no governed process may touch what Syshold consists of";
+    match policy.class(bit).map(|class| class.kind) {
+        None if 1 << bit == CLASS_OWN => Some(Answer::BuiltIn(false, own)),
+        None if 1 << bit == CLASS_OWN_PROGRAMS && !reads => Some(Answer::BuiltIn(false, own)),
+        None if 1 << bit == CLASS_OWN_PROGRAMS => Some(Answer::Free("Syshold may be looked at")),
+        None => Some(Answer::Unmatched("no rule speaks of this protected path")),
+        Some(_) if action == Action::Exec => None,
+        Some(Kind::Programs) => Some(Answer::Free("the path is not protected")),
+        Some(kind) => {
+            let rule = rules(policy, request, action).find(|rule| rule.data.0 & (1 << bit) != 0);
+            Some(match (rule, kind) {
+                (Some(rule), _) => Answer::Rule(rule),
+                (None, Kind::Config) if reads => Answer::Free("configuration may be read"),
+                (None, _) => Answer::Unmatched("no rule speaks of this protected path"),
+            })
+        }
+    }
+}
+
+/// First match wins, whichever of the program's classes it is about.
+fn exec<'p>(policy: &'p Policy, request: &Request) -> Answer<'p> {
+    let about_it = |rule: &&Rule| {
+        let run = rule.run.as_ref();
+        run.is_some_and(|run| run.programs.0 & request.classes.0 != 0)
+    };
+    for rule in rules(policy, request, Action::Exec).filter(about_it) {
+        match rule
+            .run
+            .as_ref()
+            .and_then(|run| fits(run, request.exec.as_deref()))
+        {
+            Some(true) => return Answer::Rule(rule),
+            Some(false) => {}
+            None => {
+                return Answer::Unmatched("what would be run could not be read");
+            }
+        }
+    }
+    Answer::Free("no rule speaks of running this program")
+}
+
+/// Whether the conditions of a rule are met; None: that cannot be told.
+fn fits(run: &Run, exec: Option<&Exec>) -> Option<bool> {
+    let argv = || {
+        let exec = exec.filter(|exec| exec.whole)?;
+        Some(run.argv.iter().any(|words| words.matches(&exec.argv)))
+    };
+    let file = || Some(run.sha256.contains(&exec?.sha256?));
+    let argv = if run.argv.is_empty() {
+        Some(true)
+    } else {
+        argv()
+    };
+    let file = if run.sha256.is_empty() {
+        Some(true)
+    } else {
+        file()
+    };
+    match (argv, file) {
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (Some(true), Some(true)) => Some(true),
+        _ => None,
+    }
+}
+
+/// Rules for this agent and action, and for what the process has read.
+fn rules<'p>(
+    policy: &'p Policy,
+    request: &Request,
+    action: Action,
+) -> impl Iterator<Item = &'p Rule> {
+    let (agent, taint) = (request.agent, request.taint.0);
+    policy.rules().iter().filter(move |rule| {
+        rule.applies_to(agent)
+            && rule.covers_action(action)
+            && (rule.after == Classes(0) || rule.after.0 & taint != 0)
+    })
 }
 
 /// Deny over ask over allow; nothing answered is asked.
-fn strictest(policy: &Policy, answers: Vec<Answer<'_>>) -> Judgement {
+fn strictest(policy: &Policy, request: &Request, answers: Vec<Answer<'_>>) -> Judgement {
     answers
         .into_iter()
-        .map(|answer| answer.judgement(policy))
+        .map(|answer| answer.judgement(policy, request.taint))
         .reduce(Judgement::stricter)
-        .unwrap_or_else(|| Answer::Unmatched("it is not known what is tried").judgement(policy))
+        .unwrap_or_else(|| {
+            Answer::Unmatched("it is not known what is tried").judgement(policy, request.taint)
+        })
 }
 
 impl Answer<'_> {
-    fn judgement(self, policy: &Policy) -> Judgement {
+    fn judgement(self, policy: &Policy, taint: Classes) -> Judgement {
         let reason = |rule: &str, why: &str| Reason {
             rule: rule.to_owned(),
             why: why.to_owned(),
+            taint: Classes(0),
         };
         match self {
             Self::BuiltIn(true, why) => Judgement::Allow(reason("built-in", why)),
             Self::BuiltIn(false, why) => Judgement::Deny(reason("built-in", why)),
-            Self::Unprotected => Judgement::Allow(reason("default", "the path is not protected")),
+            Self::Free(why) => Judgement::Allow(reason("default", why)),
             Self::Unmatched(why) => {
                 let why = format!("{why}, so a person is asked");
                 Judgement::Ask(reason("default", &why), policy.default_terms())
             }
             Self::Rule(rule) => {
                 let says = rule.verdict.name();
-                let why = format!("the rule `{}` in line {} says {says}", rule.name, rule.line);
-                let reason = reason(&rule.name, &why);
+                let mut why = format!("the rule `{}` in line {} says {says}", rule.name, rule.line);
+                if rule.after != Classes(0) {
+                    let names: Vec<_> = policy.class_names(rule.after).collect();
+                    why += &format!(" after reading {}", names.join(" or "));
+                }
+                let reason = Reason {
+                    taint: Classes(rule.after.0 & taint.0),
+                    ..reason(&rule.name, &why)
+                };
                 match &rule.verdict {
                     Verdict::Allow => Judgement::Allow(reason),
                     Verdict::Deny => Judgement::Deny(reason),

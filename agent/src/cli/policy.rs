@@ -13,7 +13,7 @@ use syshold_protocol::decision::Scope;
 use self::explain::{Explain, ExplainError, answers};
 use super::failure::Output;
 use super::show;
-use crate::policy::{Agent, Policy, PolicyError, Rule, Selector, Verdict, load};
+use crate::policy::{Agent, Class, Kind, Policy, PolicyError, Rule, Selector, Verdict, load};
 use crate::request::{Action, AgentId};
 use crate::rules::{Fallback, Terms};
 
@@ -40,7 +40,7 @@ enum Command {
         json: bool,
     },
     /// Say what a policy file answers to one request, and which rule does
-    Explain(Explain),
+    Explain(Box<Explain>),
 }
 
 pub(super) fn run(args: PolicyArgs) -> ExitCode {
@@ -92,12 +92,17 @@ fn summary(policy: &Policy, file: &Path) -> String {
             agent.owner.to_string(),
             model,
             selected_by(agent),
+            may(agent).join("\n"),
         ]
     });
-    table(&mut text, ["agent", "owner", "model", "governed"], agents);
-    let classes = policy.classes().iter().map(|class| {
-        let paths: Vec<String> = class.globs.iter().map(ToString::to_string).collect();
-        [class.name.clone(), class.class.clone(), paths.join("\n")]
+    let header = ["agent", "owner", "model", "governed", "exceptions"];
+    table(&mut text, header, agents);
+    let classes = sets(policy).map(|class| {
+        let paths = match class.built_in {
+            true => format!("built in: {} paths", class.globs.len() + class.homes.len()),
+            false => paths_of(class).join("\n"),
+        };
+        [class.name.clone(), class.class.clone(), paths]
     });
     table(&mut text, ["protected", "class", "paths"], classes);
     let rules = policy.rules().iter().map(|rule| {
@@ -113,18 +118,22 @@ fn summary(policy: &Policy, file: &Path) -> String {
             },
             rule.actions.to_string(),
             objects_of(policy, rule).join("\n"),
+            policy
+                .class_names(rule.after)
+                .collect::<Vec<_>>()
+                .join("\n"),
             rule.verdict.name().to_owned(),
             how,
         ]
     });
     table(
         &mut text,
-        ["rule", "agents", "action", "on", "verdict", "how"],
+        ["rule", "agents", "action", "on", "after", "verdict", "how"],
         rules,
     );
     let _infallible = write!(
         text,
-        "\nEverything else: connect and send are asked, protected paths are asked, the rest is allowed.\n"
+        "\nEverything else: connect, send and listen are asked, protected paths are asked (reading configuration is not), privileges are asked, the rest is allowed.\n"
     );
     let failure = policy.failure();
     let fallbacks = [
@@ -165,6 +174,31 @@ fn selected_by(agent: &Agent) -> String {
     selectors.join("\n")
 }
 
+/// What it may do that is otherwise denied, and whose reading counts.
+fn may(agent: &Agent) -> Vec<String> {
+    let mut may = agent.exceptions.describe();
+    if agent.shared_taint {
+        may.push("taint of the whole agent".to_owned());
+    }
+    may
+}
+
+/// Protected paths; programs are told with their rules.
+fn sets(policy: &Policy) -> impl Iterator<Item = &Class> {
+    let classes = policy.classes().iter();
+    classes.filter(|class| class.kind != Kind::Programs)
+}
+
+fn paths_of(class: &Class) -> Vec<String> {
+    let homes = class.homes.iter().map(|home| format!("~/{}", home.name()));
+    class
+        .globs
+        .iter()
+        .map(ToString::to_string)
+        .chain(homes)
+        .collect()
+}
+
 fn selector(selector: &Selector) -> String {
     match selector {
         Selector::Unit(unit) => format!("unit {unit}"),
@@ -184,16 +218,30 @@ fn agents_of<'p>(policy: &'p Policy, rule: &Rule) -> Vec<&'p str> {
         .collect()
 }
 
-/// What a rule is about: addresses, protected sets, or all of them.
+/// What a rule is about: addresses, protected sets, programs, or all of them.
 fn objects_of(policy: &Policy, rule: &Rule) -> Vec<String> {
     if let Some(to) = &rule.to {
         return to.iter().map(ToString::to_string).collect();
     }
+    if let Some(run) = &rule.run {
+        let programs = policy
+            .classes()
+            .iter()
+            .filter(|class| class.bits().0 & run.programs.0 != 0);
+        let argv = run.argv.iter().map(|words| format!("arguments {words}"));
+        let files = run.sha256.iter().map(|digest| format!("sha256 {digest}"));
+        return programs
+            .flat_map(paths_of)
+            .chain(argv)
+            .chain(files)
+            .collect();
+    }
+    let covers = |actions: &[Action]| actions.iter().any(|action| rule.covers_action(*action));
     let mut objects = Vec::new();
-    if rule.covers_action(Action::Connect) || rule.covers_action(Action::Send) {
+    if covers(&[Action::Connect, Action::Send, Action::Listen]) {
         objects.push("any address".to_owned());
     }
-    if rule.covers_action(Action::Read) || rule.covers_action(Action::Write) {
+    if covers(&[Action::Read, Action::Write, Action::Delete]) {
         objects.extend(policy.class_names(rule.data).map(str::to_owned));
     }
     objects
@@ -234,15 +282,15 @@ fn as_json(policy: &Policy, file: &Path) -> Value {
                 "owner": agent.owner.as_str(),
                 "model": agent.model,
                 "selectors": selectors,
+                "exceptions": agent.exceptions.describe(),
+                "taint": if agent.shared_taint { "agent" } else { "process" },
             })
         })
         .collect();
-    let classes: Vec<Value> = policy
-        .classes()
-        .iter()
+    let classes: Vec<Value> = sets(policy)
         .map(|class| {
-            let paths: Vec<String> = class.globs.iter().map(ToString::to_string).collect();
-            json!({ "name": class.name, "class": class.class, "paths": paths })
+            let paths = paths_of(class);
+            json!({ "name": class.name, "class": class.class, "built_in": class.built_in, "paths": paths })
         })
         .collect();
     let rules: Vec<Value> = policy
@@ -256,6 +304,7 @@ fn as_json(policy: &Policy, file: &Path) -> Value {
                 "agents": agents_of(policy, rule),
                 "actions": actions,
                 "on": objects_of(policy, rule),
+                "after": policy.class_names(rule.after).collect::<Vec<_>>(),
                 "verdict": rule.verdict.name(),
                 "terms": match &rule.verdict {
                     Verdict::Ask(terms) => terms_json(terms),

@@ -9,6 +9,7 @@
 //! (userfaultfd): [`Enricher::describe_soon`] keeps both away from the driver, and bounded.
 mod digests;
 mod dir;
+mod exec;
 pub mod parse;
 
 use std::fs::File;
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use digests::Digests;
 use dir::{Dir, MAX_FILE};
+pub use exec::Program;
 
 const MAX_ARGV: usize = 4096;
 const MAX_ANCESTORS: usize = 16;

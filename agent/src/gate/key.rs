@@ -2,7 +2,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::request::{Actions, AgentId, Classes, Object, Request, Transport};
+use syshold_protocol::ids::Digest;
+
+use crate::request::{Actions, AgentId, Classes, Object, Privilege, Request, Transport};
 use crate::rules::Reason;
 
 /// Holds with the same key share a request, and an approval of one may cover the other.
@@ -16,6 +18,11 @@ pub(super) struct Key {
     pub(super) rule: String,
     actions: Actions,
     classes: Classes,
+    /// What the rule looks at of what was read before: an approval after one set was read says
+    /// nothing of another.
+    taint: Classes,
+    /// Of what is run: another command line is another question.
+    argv: Option<Digest>,
     pub(super) object: Place,
 }
 
@@ -27,6 +34,7 @@ pub enum Place {
         dev: u32,
         ino: u64,
         generation: u64,
+        onto: u64,
     },
     /// The path tells names apart whose hashes are equal.
     NewFile {
@@ -35,6 +43,12 @@ pub enum Place {
         name_hash: u64,
         path: Option<String>,
     },
+    Unix {
+        dev: u32,
+        ino: u64,
+        name_hash: u64,
+    },
+    Privilege(Privilege),
 }
 
 impl fmt::Display for Place {
@@ -49,6 +63,15 @@ impl fmt::Display for Place {
             Self::NewFile { dev, ino, .. } => {
                 write!(f, "new file in inode {ino} on device {dev:#x}")
             }
+            Self::Unix {
+                dev,
+                ino,
+                name_hash,
+            } => write!(
+                f,
+                "unix socket {name_hash:016x} in inode {ino} on device {dev:#x}"
+            ),
+            Self::Privilege(privilege) => privilege.fmt(f),
         }
     }
 }
@@ -61,11 +84,13 @@ impl Key {
                 dev,
                 ino,
                 generation,
+                onto,
                 ..
             } => Place::File {
                 dev,
                 ino,
                 generation,
+                onto,
             },
             Object::NewFile {
                 dev,
@@ -78,6 +103,16 @@ impl Key {
                 name_hash: *name_hash,
                 path: path.clone(),
             },
+            &Object::Unix {
+                dev,
+                ino,
+                name_hash,
+            } => Place::Unix {
+                dev,
+                ino,
+                name_hash,
+            },
+            &Object::Privilege(privilege) => Place::Privilege(privilege),
         };
         Self {
             policy,
@@ -85,16 +120,18 @@ impl Key {
             rule: reason.rule.clone(),
             actions: request.actions,
             classes: request.classes,
+            taint: reason.taint,
+            argv: request.exec.as_ref().map(|exec| exec.argv_sha256),
             object,
         }
     }
 }
 
-/// The cookie of the object's socket. None for files, which are asked about every time, and
-/// for a socket the kernel gave none: nothing tells it from another.
+/// The cookie of the object's socket. None for everything else, which is asked about every time,
+/// and for a socket the kernel gave none: nothing tells it from another.
 pub(super) fn cookie(object: &Object) -> Option<u64> {
     match object {
-        Object::Socket { cookie: 0, .. } | Object::File { .. } | Object::NewFile { .. } => None,
-        &Object::Socket { cookie, .. } => Some(cookie),
+        &Object::Socket { cookie, .. } if cookie != 0 => Some(cookie),
+        _ => None,
     }
 }

@@ -145,7 +145,7 @@ impl Gate {
         self.now = self.now.max(now);
         self.pass_deadlines();
         match input {
-            Input::Held { hold, judgement } => self.held(hold, judgement),
+            Input::Held { hold, judgement } => self.held(*hold, judgement),
             Input::Interrupt { hold } => self.interrupt(hold),
             Input::Asked { request } => self.asked(request),
             Input::AskFailed { request, cause } => self.ask_failed(request, cause),

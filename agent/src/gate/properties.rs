@@ -210,6 +210,7 @@ fn hold(id: HoldId, facts: &Facts, now: Now) -> Hold {
             dev: 1,
             ino: facts.object,
             generation: 1,
+            onto: 0,
             path: None,
         }
     };
@@ -225,6 +226,8 @@ fn hold(id: HoldId, facts: &Facts, now: Now) -> Hold {
             actions: Actions::from(Act::Connect),
             object,
             classes: Classes::default(),
+            taint: Classes::default(),
+            exec: None,
         },
     }
 }
@@ -233,6 +236,7 @@ fn judgement(facts: &Facts) -> Judgement {
     let reason = Reason {
         rule: format!("rule {}", facts.rule),
         why: String::new(),
+        taint: Classes::default(),
     };
     let fallback = |allow| {
         if allow {

@@ -78,7 +78,10 @@ impl Desk {
         if hold.held_at == Now(0) {
             hold.held_at = Now(self.now);
         }
-        self.step(Input::Held { hold, judgement })
+        self.step(Input::Held {
+            hold: Box::new(hold),
+            judgement,
+        })
     }
 
     fn asked(&mut self, n: u64) -> Vec<String> {
@@ -155,6 +158,7 @@ fn reason(rule: &str) -> Reason {
     Reason {
         rule: rule.to_owned(),
         why: String::new(),
+        taint: Classes::default(),
     }
 }
 
@@ -171,6 +175,8 @@ fn connect(id: u64) -> Hold {
             actions: Actions::from(Act::Connect),
             object: socket(id, "192.0.2.1:443"),
             classes: Classes::default(),
+            taint: Classes::default(),
+            exec: None,
         },
     }
 }
@@ -182,6 +188,7 @@ fn read(id: u64, ino: u64) -> Hold {
         dev: 1,
         ino,
         generation: 1,
+        onto: 0,
         path: Some("/srv/pii/a.csv".to_owned()),
     };
     hold

@@ -60,7 +60,7 @@ pub enum Input {
     /// The kernel holds a syscall. May come again for the same hold: the first judgement stays,
     /// and a hold that waits for people is parked again.
     Held {
-        hold: Hold,
+        hold: Box<Hold>,
         judgement: Judgement,
     },
     /// A signal with a handler wants the program to stop: the syscall ends with EINTR.

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use syshold_protocol::ids::Digest;
 
+use super::built_in;
+use super::class::Class;
 use super::error::Notes;
 use super::govern::{agents, classes};
 use super::raw::{RawFailure, RawHost, RawNetwork, RawPolicy, RawRule, Text};
 use super::rule::{MOST_TARGETS, Networks, RuleReader};
+use super::run::programs;
 use super::text::{Taken, file, hold, noted, one_of, some};
 use super::{Cidr, Dns, Failure, Host, Policy, Rule, TargetError, default_terms, lint};
 use crate::rules::Fallback;
@@ -22,7 +25,11 @@ pub(super) fn policy(raw: &RawPolicy, digest: Digest, notes: &mut Notes<'_>) -> 
     let host = host(&raw.host, notes);
     let failure = failure(&raw.failure, notes);
     let agents = agents(&raw.govern, notes);
-    let classes = classes(&raw.protect, notes);
+    let mut classes = classes(&raw.protect, notes);
+    let programs = programs(&raw.rule, notes);
+    room(raw, classes.len(), &programs, notes);
+    classes.extend(built_in::named(raw));
+    classes.extend(programs);
     let reader = RuleReader {
         agents: &agents,
         classes: &classes,
@@ -45,6 +52,25 @@ pub(super) fn policy(raw: &RawPolicy, digest: Digest, notes: &mut Notes<'_>) -> 
         lint::warn(raw, &policy, notes);
     }
     policy
+}
+
+/// Every class has a bit of its own.
+fn room(raw: &RawPolicy, sets: usize, programs: &[Class], notes: &mut Notes<'_>) {
+    let lowest = programs.iter().map(|class| class.bit as usize).min();
+    let lowest = lowest.unwrap_or(built_in::LOWEST_BIT as usize);
+    let surplus = raw.rule.iter().rev().find(|rule| rule.programs.is_some());
+    if sets > lowest
+        && let Some(rule) = surplus
+    {
+        notes.error(
+            &rule.name.span(),
+            "there are too many sets of protected paths and lists of programs",
+            format!(
+                "a policy has {} in all; give one [[protect]] several paths, and rules the same list of programs",
+                built_in::LOWEST_BIT
+            ),
+        );
+    }
 }
 
 fn networks(raw: &[RawNetwork], notes: &mut Notes<'_>) -> Networks {

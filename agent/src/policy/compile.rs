@@ -1,13 +1,17 @@
 //! The kernel's copy of a policy. It may say less than the policy, never anything else: where
 //! it cannot be exact it says ASK, and [`crate::rules::judge`] decides.
-use syshold_abi::{self as abi, MAX_NET_RULES, NetRule, PathRule, action, cause, verdict};
+use syshold_abi::{
+    self as abi, AgentRules, MAX_NET_RULES, NetRule, PathRule, action, cause, exception, verdict,
+};
 
-use super::{Cidr, Dns, Policy, Ports, Rule, Target, Verdict};
-use crate::request::Action;
+use super::{Agent, Cidr, Dns, Glob, Kind, Policy, Ports, Rule, Target, Verdict};
+use crate::request::{Action, AgentId};
 use crate::rules::Facts;
 
 /// Both actions that go to an address.
-const NETWORK: u32 = action::CONNECT | action::SEND;
+const OUT: u32 = action::CONNECT | action::SEND;
+/// All that are about one.
+const NETWORK: u32 = OUT | action::LISTEN;
 /// Port of DNS.
 pub(crate) const DNS_PORT: u16 = 53;
 
@@ -18,6 +22,8 @@ pub struct KernelTables {
     pub net: Vec<NetRule>,
     /// `agent * action::COUNT + action`; always [`abi::PATH_RULES`].
     pub path: Vec<PathRule>,
+    /// By agent; always [`abi::MAX_AGENTS`].
+    pub agents: Vec<AgentRules>,
     /// Entries that did not fit: what they say is judged in user space, which costs time only.
     pub spilled: usize,
 }
@@ -39,13 +45,14 @@ pub fn compile(policy: &Policy, facts: &Facts<'_>) -> KernelTables {
     KernelTables {
         net,
         path: path_rules(policy),
+        agents: agent_rules(policy),
         spilled,
     }
 }
 
 fn built_in(policy: &Policy, facts: &Facts<'_>) -> Vec<NetRule> {
     let entry = |agents, net, port| NetRule {
-        actions: NETWORK,
+        actions: OUT,
         rule: u32::MAX,
         ..net_rule(agents, net, Ports::one(port))
     };
@@ -79,6 +86,7 @@ fn expand(rule: &Rule, index: usize, facts: &Facts<'_>, net: &mut Vec<NetRule>) 
     let mut push = |to: Cidr, ports: Ports| {
         net.push(NetRule {
             actions,
+            after: rule.after.0,
             verdict: says,
             cause: why,
             rule: u32::try_from(index).unwrap_or(u32::MAX),
@@ -125,212 +133,117 @@ fn ask_everything() -> NetRule {
     }
 }
 
-/// For each agent and action, what the first rule for each class says; ASK is neither bit.
+/// For each agent and action on files, what the first rule for each class says; ASK is neither
+/// bit. The other actions' rows are not looked at.
 fn path_rules(policy: &Policy) -> Vec<PathRule> {
     let mut table = vec![PathRule::default(); abi::PATH_RULES];
-    for (agent, row) in table.chunks_mut(action::COUNT).enumerate() {
+    let agents = (0..).map(AgentId).zip(policy.agents());
+    for ((agent, _), row) in agents.zip(table.chunks_mut(action::COUNT)) {
         for (cell, action) in row.iter_mut().zip(Action::ALL) {
-            let mut open = policy.all_classes().0;
-            let rules = policy
-                .rules()
-                .iter()
-                .filter(|rule| rule.agent_bits() & (1 << agent) != 0 && rule.covers_action(action));
-            for rule in rules {
-                let hit = open & rule.data.0;
-                match rule.verdict {
-                    Verdict::Allow => cell.allow |= hit,
-                    Verdict::Deny => cell.deny |= hit,
-                    Verdict::Ask(_) => {}
+            match action {
+                Action::Read | Action::Write | Action::Delete => {
+                    *cell = data_rule(policy, agent, action);
                 }
-                open &= !hit;
+                Action::Exec => *cell = exec_rule(policy, agent),
+                _ => {}
             }
         }
     }
     table
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::names::canonical;
-    use crate::policy::testing::{self, World, parsed};
-    use crate::request::{Object, Request};
-    use crate::rules::{Judgement, judge};
-
-    /// What the kernel programs make of the tables.
-    fn kernel(tables: &KernelTables, request: &Request) -> u32 {
-        let answers: Vec<u32> = match &request.object {
-            Object::Socket { to, .. } => {
-                let bits = match canonical(to.ip()) {
-                    std::net::IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
-                    std::net::IpAddr::V6(v6) => u128::from(v6),
-                };
-                let (hi, lo) = ((bits >> 64) as u64, bits as u64);
-                let matched = tables.net.iter().find(|rule| {
-                    (hi ^ rule.addr_hi) & rule.mask_hi == 0
-                        && (lo ^ rule.addr_lo) & rule.mask_lo == 0
-                        && rule.agents >> request.agent.0 & 1 == 1
-                        && (rule.port_lo..=rule.port_hi).contains(&to.port())
-                        && request.actions.0 & !rule.actions == 0
-                });
-                vec![matched.map_or(verdict::ASK, |rule| rule.verdict)]
-            }
-            _ => request
-                .actions
-                .iter()
-                .flat_map(|action| {
-                    let row = request.agent.0 as usize * action::COUNT + action as usize;
-                    let PathRule { allow, deny, .. } = tables.path[row];
-                    request.classes.iter().map(move |bit| {
-                        match (deny >> bit & 1, allow >> bit & 1) {
-                            (1, _) => verdict::DENY,
-                            (_, 1) => verdict::ALLOW,
-                            _ => verdict::ASK,
-                        }
-                    })
-                })
-                .collect(),
-        };
-        let strictness = |says: &u32| {
-            [verdict::ALLOW, verdict::ASK, verdict::DENY]
-                .iter()
-                .position(|v| v == says)
-        };
-        answers
-            .into_iter()
-            .max_by_key(strictness)
-            .unwrap_or(verdict::ALLOW)
-    }
-
-    fn said(judgement: &Judgement) -> u32 {
-        match judgement {
-            Judgement::Allow(_) => verdict::ALLOW,
-            Judgement::Deny(_) => verdict::DENY,
-            Judgement::Ask(..) => verdict::ASK,
-        }
-    }
-
-    fn empty_world() -> World {
-        World {
-            names: Default::default(),
-            builtin: Default::default(),
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_is_asked() {
-        let cidrs: Vec<String> = (0..200).map(|i| format!("\"10.0.{i}.0/24\"")).collect();
-        let policy = parsed(&format!(
-            "[[govern]]\nname = \"a\"\nowner = \"o\"\n[[network]]\nname = \"many\"\ncidrs = [{}]\n\
-             [[rule]]\nname = \"r\"\naction = \"connect\"\nto = \"many\"\nverdict = \"allow\"\n",
-            cidrs.join(", ")
-        ));
-        let tables = compile(&policy, &empty_world().facts());
-        assert_eq!(
-            (tables.net.len(), tables.spilled),
-            (MAX_NET_RULES, 200 - MAX_NET_RULES + 1)
-        );
-        let last = tables.net[MAX_NET_RULES - 1];
-        assert_eq!(
-            (last.verdict, last.agents, last.mask_hi | last.mask_lo),
-            (verdict::ASK, u64::MAX, 0)
-        );
-    }
-
-    #[test]
-    fn the_tables_have_the_shape_the_kernel_reads() {
-        let policy = parsed(
-            "[[govern]]\nname = \"a\"\nowner = \"o\"\n[[govern]]\nname = \"b\"\nowner = \"o\"\n\
-             [[protect]]\nname = \"p\"\npaths = \"/p\"\n\
-             [[rule]]\nname = \"n\"\naction = \"connect\"\nagent = \"b\"\nto = \"10.0.0.0/8:80-90\"\nverdict = \"deny\"\n\
-             [[rule]]\nname = \"f\"\naction = \"write\"\nagent = \"b\"\nverdict = \"allow\"\n",
-        );
-        let mut world = empty_world();
-        world.builtin.deny.push("192.0.2.9:8443".parse().unwrap());
-        world.builtin.resolvers.push("127.0.0.53".parse().unwrap());
-        let tables = compile(&policy, &world.facts());
-        let [gateway, dns, rule] = tables.net[..] else {
-            panic!("{:?}", tables.net)
-        };
-        assert_eq!(
-            (
-                gateway.agents,
-                gateway.addr_lo,
-                gateway.port_lo,
-                gateway.verdict,
-                gateway.cause,
-                gateway.rule
-            ),
-            (
-                u64::MAX,
-                0xffff_c000_0209,
-                8443,
-                verdict::DENY,
-                cause::SELF_PROTECTION,
-                u32::MAX
-            )
-        );
-        assert_eq!(
-            (dns.agents, dns.port_hi, dns.verdict),
-            (0b11, 53, verdict::ALLOW)
-        );
-        assert_eq!(
-            (
-                rule.agents,
-                rule.addr_hi,
-                rule.addr_lo,
-                rule.mask_hi,
-                rule.mask_lo
-            ),
-            (0b10, 0, 0xffff_0a00_0000, u64::MAX, 0xffff_ffff_ff00_0000)
-        );
-        assert_eq!(
-            (
-                rule.port_lo,
-                rule.port_hi,
-                rule.actions,
-                rule.rule,
-                rule.cause
-            ),
-            (80, 90, action::CONNECT, 0, cause::RULE)
-        );
-        assert_eq!(tables.path.len(), abi::PATH_RULES);
-        let set: Vec<usize> = (0..abi::PATH_RULES)
-            .filter(|&i| tables.path[i].allow != 0)
-            .collect();
-        assert_eq!(set, [action::COUNT + 4]);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-
-        /// The one that matters: the kernel never allows or denies what the policy does not.
-        #[test]
-        fn the_kernel_says_what_the_policy_says_or_asks(
-            policy in testing::policy(0..60),
-            world in testing::world(),
-            requests in proptest::collection::vec(testing::request(), 1..40),
-        ) {
-            let tables = compile(&policy, &world.facts());
-            prop_assert!(tables.net.len() <= MAX_NET_RULES);
-            prop_assert_eq!(tables.path.len(), abi::PATH_RULES);
-            for request in requests {
-                let unknown_agent = policy.agent(request.agent).is_none();
-                let file = matches!(request.object, Object::File { .. });
-                if unknown_agent && file && request.classes.0 == 0 {
-                    // The hooks let unprotected files pass before they look for a rule.
-                    continue;
-                }
-                let exact = said(&judge(&policy, &request, &world.facts()));
-                let quick = kernel(&tables, &request);
-                if tables.spilled == 0 && !unknown_agent {
-                    prop_assert_eq!(quick, exact, "{:?}", request);
-                } else {
-                    prop_assert!(quick == exact || quick == verdict::ASK, "{quick} for {exact}: {request:?}");
-                }
-            }
-        }
-    }
+fn rules(policy: &Policy, agent: AgentId, action: Action) -> impl Iterator<Item = &Rule> {
+    policy
+        .rules()
+        .iter()
+        .filter(move |rule| rule.applies_to(agent) && rule.covers_action(action))
 }
+
+/// Rules with `after` are left out of the two sets; who has read what any of them names is asked,
+/// and [`crate::rules::judge`] looks at them all.
+fn data_rule(policy: &Policy, agent: AgentId, action: Action) -> PathRule {
+    let programs = policy.classes_of(|class| class.kind == Kind::Programs).0;
+    let mut cell = PathRule {
+        allow: programs,
+        ..PathRule::default()
+    };
+    let mut open = policy.all_classes().0 & !programs;
+    for rule in rules(policy, agent, action) {
+        if rule.after.0 != 0 {
+            cell.after |= rule.after.0;
+            continue;
+        }
+        let hit = open & rule.data.0;
+        match rule.verdict {
+            Verdict::Allow => cell.allow |= hit,
+            Verdict::Deny => cell.deny |= hit,
+            Verdict::Ask(_) => {}
+        }
+        open &= !hit;
+    }
+    if action == Action::Read {
+        cell.allow |= open & policy.classes_of(|class| class.kind == Kind::Config).0;
+        // What the kernel lets through it marks. Only user space knows which files a pattern means.
+        let patterns = policy.classes_of(|class| !class.globs.iter().all(Glob::is_literal));
+        cell.allow &= !(patterns.0 & policy.taints().0);
+    }
+    cell
+}
+
+/// Here the first rule that matches wins, whichever of a program's classes it is about: so a
+/// class is denied only if no earlier rule could say otherwise of another class.
+fn exec_rule(policy: &Policy, agent: AgentId) -> PathRule {
+    let programs = policy.classes_of(|class| class.kind == Kind::Programs).0;
+    let mut cell = PathRule {
+        allow: policy.all_classes().0 & !programs,
+        ..PathRule::default()
+    };
+    let (mut open, mut only_denied) = (programs, true);
+    for rule in rules(policy, agent, Action::Exec) {
+        let Some(run) = &rule.run else { continue };
+        let hit = open & run.programs.0;
+        let says = &rule.verdict;
+        match says {
+            Verdict::Allow if run.is_unconditional() => cell.allow |= hit,
+            Verdict::Deny if run.is_unconditional() && only_denied => cell.deny |= hit,
+            _ => {}
+        }
+        only_denied &= *says == Verdict::Deny && run.is_unconditional();
+        open &= !hit;
+    }
+    cell.allow |= open;
+    cell
+}
+
+fn agent_rules(policy: &Policy) -> Vec<AgentRules> {
+    let mut table = vec![AgentRules::default(); abi::MAX_AGENTS];
+    let agents = (0..).map(AgentId).zip(policy.agents());
+    for (cell, (id, agent)) in table.iter_mut().zip(agents) {
+        let first = rules(policy, id, Action::Privilege).next();
+        *cell = AgentRules {
+            capabilities: agent.exceptions.capabilities,
+            exceptions: exceptions(agent),
+            privilege: first.map_or(verdict::ASK, |rule| match rule.verdict {
+                Verdict::Allow => verdict::ALLOW,
+                Verdict::Deny => verdict::DENY,
+                Verdict::Ask(_) => verdict::ASK,
+            }),
+            taints: policy.taints().0,
+        };
+    }
+    table
+}
+
+fn exceptions(agent: &Agent) -> u32 {
+    let bits = [
+        (agent.exceptions.user_namespaces, exception::USER_NAMESPACES),
+        (agent.shared_taint, exception::SHARED_TAINT),
+        (agent.exceptions.trace, exception::TRACE),
+    ];
+    bits.iter()
+        .filter(|(on, _)| *on)
+        .fold(0, |all, (_, bit)| all | bit)
+}
+
+#[cfg(test)]
+mod tests;

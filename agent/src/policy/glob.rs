@@ -160,6 +160,21 @@ impl Glob {
         }
     }
 
+    /// Whether something below the folder `path` may be meant.
+    #[must_use]
+    pub fn may_match_below(&self, path: &Names<'_>) -> bool {
+        for (at, part) in self.parts.iter().enumerate() {
+            match (part, path.0.get(at)) {
+                (Part::AnyDepth, _) | (_, None) => return true,
+                (Part::Name(pattern), Some(name)) if !name_matches(pattern.as_bytes(), name) => {
+                    return false;
+                }
+                (Part::Name(_), Some(_)) => {}
+            }
+        }
+        self.tree
+    }
+
     /// Whether `path` lies at or below the literal root.
     #[must_use]
     pub fn has_root_above(&self, path: &Names<'_>) -> bool {
@@ -251,6 +266,11 @@ impl<'p> Names<'p> {
     }
 }
 
+/// As a name, but any text: `*` goes beyond slashes and blanks.
+pub(super) fn text_matches(pattern: &[u8], text: &[u8]) -> bool {
+    name_matches(pattern, text)
+}
+
 /// Whether one name matches a pattern of `*` and `?`; never worse than pattern × name steps.
 fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut p) = (0, 0);
@@ -312,6 +332,20 @@ mod tests {
         Glob::parse(glob)
             .unwrap()
             .matches(&Names::of(path.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_folder_may_hold_what_is_meant() {
+        let glob = Glob::parse("/home/*/exports/*.csv").unwrap();
+        let below = |path: &str| glob.may_match_below(&Names::of(path.as_bytes()).unwrap());
+        for path in ["/home/", "/home/ada/", "/home/ada/exports/"] {
+            assert!(below(path), "{path}");
+        }
+        for path in ["/srv/", "/home/ada/mail/", "/home/ada/exports/x.csv/old/"] {
+            assert!(!below(path), "{path}");
+        }
+        let deep = Glob::parse("/srv/**/keys").unwrap();
+        assert!(deep.may_match_below(&Names::of(b"/srv/a/b/").unwrap()));
     }
 
     #[test]

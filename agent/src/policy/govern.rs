@@ -1,16 +1,21 @@
 //! `[[govern]]` and `[[protect]]`: who is governed, and what is protected from them.
 use std::collections::HashMap;
 
-use syshold_abi::{CGROUP_NAME_LEN, MAX_AGENTS, MAX_CLASSES};
+use syshold_abi::{CGROUP_NAME_LEN, MAX_AGENTS};
 use syshold_protocol::ids::Subject;
 
+use super::built_in;
+use super::class::{Class, Kind};
 use super::error::Notes;
+use super::exceptions::exceptions;
 use super::raw::{RawAgent, RawProtect, Text};
 use super::text::{Taken, file, identifier, list, noted, shown, some};
-use super::{Agent, Class, Glob, GlobError, Selector};
+use super::{Agent, Glob, GlobError, Selector};
 
 /// Most protected paths; the kernel's table of roots is bounded.
 const MOST_PATHS: usize = 1024;
+/// Most `[[protect]]`: the bits above are those of the built-in sets.
+pub(super) const MOST_SETS: usize = built_in::LOWEST_BIT as usize;
 
 pub(super) fn agents(raw: &[RawAgent], notes: &mut Notes<'_>) -> Vec<Agent> {
     let mut taken = Taken::default();
@@ -45,6 +50,7 @@ pub(super) fn agents(raw: &[RawAgent], notes: &mut Notes<'_>) -> Vec<Agent> {
         if let Some(model) = &raw.model {
             shown(model, notes);
         }
+        let (shared_taint, exceptions) = exceptions(raw, notes);
         // The agent stays even if its owner is wrong: rules that name it are not.
         let owner = owner.or_else(|| "unknown".parse().ok());
         agents.extend(owner.map(|owner| Agent {
@@ -52,6 +58,8 @@ pub(super) fn agents(raw: &[RawAgent], notes: &mut Notes<'_>) -> Vec<Agent> {
             owner,
             model: raw.model.as_ref().map(|model| model.get_ref().clone()),
             selectors,
+            shared_taint,
+            exceptions,
         }));
     }
     agents
@@ -133,10 +141,10 @@ fn selectors_of<'r>(raw: &'r RawAgent, notes: &mut Notes<'_>) -> Vec<(&'r Text, 
 
 pub(super) fn classes(raw: &[RawProtect], notes: &mut Notes<'_>) -> Vec<Class> {
     let mut taken = Taken::default();
-    if let Some(surplus) = raw.get(MAX_CLASSES) {
+    if let Some(surplus) = raw.get(MOST_SETS) {
         notes.error(
             &surplus.name.span(),
-            format!("a policy protects at most {MAX_CLASSES} sets of paths"),
+            format!("a policy protects at most {MOST_SETS} sets of paths"),
             "give one [[protect]] several paths",
         );
     }
@@ -150,8 +158,18 @@ pub(super) fn classes(raw: &[RawProtect], notes: &mut Notes<'_>) -> Vec<Class> {
         );
     }
     let mut classes = Vec::new();
-    for raw in raw.iter().take(MAX_CLASSES) {
+    for (bit, raw) in (0..).zip(raw.iter().take(MOST_SETS)) {
         taken.name(&raw.name, "set of paths", notes);
+        if built_in::is_one(raw.name.get_ref()) {
+            let name = raw.name.get_ref();
+            notes.error(
+                &raw.name.span(),
+                format!("the set `{name}` is built in"),
+                format!(
+                    "choose another name; `class = \"{name}\"` adds paths to what rules for it mean"
+                ),
+            );
+        }
         let class = raw.class.as_ref().unwrap_or(&raw.name);
         identifier(class, notes);
         let globs = some(&raw.paths, "paths", notes)
@@ -161,6 +179,10 @@ pub(super) fn classes(raw: &[RawProtect], notes: &mut Notes<'_>) -> Vec<Class> {
             name: raw.name.get_ref().clone(),
             class: class.get_ref().clone(),
             globs,
+            homes: Vec::new(),
+            bit,
+            kind: Kind::of_word(class.get_ref()),
+            built_in: false,
         });
     }
     classes

@@ -2,7 +2,7 @@
 use super::error::Notes;
 use super::raw::RawPolicy;
 use super::{Failure, Policy, Ports, Rule, Target};
-use crate::request::Action;
+use crate::request::{Action, Classes};
 use crate::rules::Fallback;
 
 pub(super) fn warn(raw: &RawPolicy, policy: &Policy, notes: &mut Notes<'_>) {
@@ -17,7 +17,7 @@ pub(super) fn warn(raw: &RawPolicy, policy: &Policy, notes: &mut Notes<'_>) {
     }
     for (i, (rule, raw)) in policy.rules.iter().zip(&raw.rule).enumerate() {
         let name = &rule.name;
-        let why = if !is_network(rule) && policy.classes.is_empty() {
+        let why = if is_about_files(rule) && rule.data == Classes(0) {
             "nothing is protected"
         } else if unreachable(rule, policy.rules.get(..i).unwrap_or_default()) {
             "rules above it match first"
@@ -56,8 +56,9 @@ fn openings(raw: &RawPolicy, failure: Failure, notes: &mut Notes<'_>) {
     }
 }
 
-fn is_network(rule: &Rule) -> bool {
-    rule.covers_action(Action::Connect) || rule.covers_action(Action::Send)
+fn is_about_files(rule: &Rule) -> bool {
+    let files = Action::Read.bit() | Action::Write.bit() | Action::Delete.bit();
+    rule.actions.0 & !files == 0
 }
 
 /// Whether for each agent, action and target or class some rule above matches first.
@@ -65,21 +66,33 @@ fn unreachable(rule: &Rule, above: &[Rule]) -> bool {
     let taken = |action: Action, covers: &dyn Fn(&Rule) -> bool| {
         let agents = above
             .iter()
-            .filter(|earlier| earlier.covers_action(action) && covers(earlier))
+            .filter(|earlier| {
+                earlier.covers_action(action)
+                    && (earlier.after.0 == 0
+                        || rule.after.0 & !earlier.after.0 == 0 && rule.after.0 != 0)
+                    && covers(earlier)
+            })
             .fold(0, |bits, earlier| bits | earlier.agent_bits());
         rule.agent_bits() & !agents == 0
     };
     rule.actions.iter().all(|action| match action {
-        Action::Connect | Action::Send => match &rule.to {
+        Action::Connect | Action::Send | Action::Listen => match &rule.to {
             None => taken(action, &|earlier| earlier.to.is_none() || has_any(earlier)),
             Some(targets) => targets
                 .iter()
                 .all(|target| taken(action, &|earlier| covers(earlier, target))),
         },
-        _ => rule
+        Action::Read | Action::Write | Action::Delete => rule
             .data
             .iter()
             .all(|class| taken(action, &|earlier| earlier.data.0 & (1 << class) != 0)),
+        Action::Exec => taken(action, &|earlier| match (&earlier.run, &rule.run) {
+            (Some(earlier), Some(run)) => {
+                earlier.programs == run.programs && earlier.is_unconditional()
+            }
+            _ => false,
+        }),
+        Action::Privilege => taken(action, &|_| true),
     })
 }
 

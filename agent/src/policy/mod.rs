@@ -1,17 +1,23 @@
 //! The policy file: parsed into types that cannot be wrong.
 //!
 //! `load` reads the file, `raw` takes its keys and texts, `build` makes the [`Policy`] of them
-//! (with `govern`, `rule`, `text`), `lint` warns; `compile` makes the kernel's copy. What a
-//! policy answers is in `rules`.
+//! (with `govern`, `exceptions`, `built_in`, `rule`, `run`, `text`), `lint` warns; `compile` makes
+//! the kernel's copy, `places` keeps bits where they were on a reload. What a policy answers is in
+//! `rules`.
 mod build;
+mod built_in;
+mod class;
 mod compile;
 mod error;
+mod exceptions;
 mod glob;
 mod govern;
 mod lint;
 mod load;
+mod places;
 mod raw;
 mod rule;
+mod run;
 mod selftest;
 mod target;
 #[cfg(test)]
@@ -21,26 +27,25 @@ mod tests;
 mod text;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use syshold_abi::SUFFIX_LEN;
 use syshold_protocol::decision::Scope;
 use syshold_protocol::ids::{Digest, Subject};
 
+pub use self::class::{Class, Home, Kind, Root};
 pub(crate) use self::compile::DNS_PORT;
 pub use self::compile::{KernelTables, compile};
 pub use self::error::{PolicyError, Problem, Problems, Severity};
+pub use self::exceptions::{Exceptions, Socket};
 pub use self::glob::{Glob, GlobError, Names as PathNames, Split};
 pub use self::load::{load, parse};
+pub use self::run::{Run, Words};
 pub use self::selftest::{SELFTEST, SelftestError};
 pub use self::target::{Cidr, Ports, Target, TargetError};
 use crate::names::HostName;
 use crate::request::{Action, Actions, AgentId, Classes};
 use crate::rules::{Fallback, Terms};
-
-/// What this version's kernel programs can hold. A rule about anything else is refused.
-pub const ENFORCED: [Action; 4] = [Action::Connect, Action::Send, Action::Read, Action::Write];
 
 /// A policy. Made by [`parse`] only, so what it holds is right: names are unique and known,
 /// paths absolute, networks without host bits, every rule enforceable.
@@ -91,6 +96,9 @@ pub struct Agent {
     pub model: Option<String>,
     /// Empty: only what `syshold run` starts.
     pub selectors: Vec<Selector>,
+    /// What one of its processes has read, all of them have.
+    pub shared_taint: bool,
+    pub exceptions: Exceptions,
 }
 
 /// How a process is recognised as an agent's.
@@ -106,15 +114,6 @@ pub enum Selector {
     Exe(PathBuf),
 }
 
-/// `[[protect]]`; its place in the list is its bit in [`Classes`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Class {
-    pub name: String,
-    /// What several of them may share, as "pii".
-    pub class: String,
-    pub globs: Vec<Glob>,
-}
-
 /// `[[rule]]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -123,10 +122,14 @@ pub struct Rule {
     pub line: usize,
     agents: u64,
     pub actions: Actions,
-    /// None: anywhere.
+    /// None: anywhere. For listen the process's own address.
     pub to: Option<Vec<Target>>,
     /// Which protected files; all of them unless the rule says which.
     pub data: Classes,
+    /// Only for processes that have read one of these; none: for all.
+    pub after: Classes,
+    /// Which programs, with what arguments; for exec only.
+    pub run: Option<Run>,
     pub verdict: Verdict,
 }
 
@@ -135,18 +138,6 @@ pub enum Verdict {
     Allow,
     Deny,
     Ask(Terms),
-}
-
-/// A folder or file the kernel watches: what all patterns that begin there say together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Root {
-    pub path: PathBuf,
-    /// Classes of everything at and below it.
-    pub classes: Classes,
-    /// Classes that patterns below it may give; user space decides.
-    pub glob_classes: Classes,
-    /// What a file's name must end in for those; empty: any name.
-    pub suffix: Vec<u8>,
 }
 
 impl Policy {
@@ -184,16 +175,23 @@ impl Policy {
         u32::try_from(index).ok().map(AgentId)
     }
 
-    /// By bit of [`Classes`].
+    /// `[[protect]]`, built-in sets and programs of rules, see [`Class::bit`].
     #[must_use]
     pub fn classes(&self) -> &[Class] {
         &self.classes
     }
 
+    #[must_use]
+    pub fn class(&self, bit: usize) -> Option<&Class> {
+        self.classes.iter().find(|class| class.bit as usize == bit)
+    }
+
+    /// Of protected data; programs have none that would say more than their paths.
     pub fn class_names(&self, classes: Classes) -> impl Iterator<Item = &str> {
         classes
             .iter()
-            .filter_map(|bit| self.classes.get(bit))
+            .filter_map(|bit| self.class(bit))
+            .filter(|class| class.kind != Kind::Programs)
             .map(|class| class.name.as_str())
     }
 
@@ -231,21 +229,27 @@ impl Policy {
         default_terms(&self.host, self.failure)
     }
 
-    /// What the kernel watches, each path once.
+    /// What the kernel watches, each path once. `homes` are the home folders of this host.
     #[must_use]
-    pub fn roots(&self) -> Vec<Root> {
+    pub fn roots(&self, homes: &[PathBuf]) -> Vec<Root> {
         let mut roots: BTreeMap<PathBuf, Root> = BTreeMap::new();
-        for (bit, class) in self.classes.iter().enumerate() {
-            let bit = Classes(1 << bit);
-            for glob in &class.globs {
-                let root = Root::of(glob, bit);
-                roots
-                    .entry(root.path.clone())
-                    .and_modify(|known| known.join(&root))
-                    .or_insert(root);
-            }
+        for root in self.classes.iter().flat_map(|class| class.roots(homes)) {
+            roots
+                .entry(root.path.clone())
+                .and_modify(|known| known.join(&root))
+                .or_insert(root);
         }
         roots.into_values().collect()
+    }
+
+    /// Whether a path that is not there is worth a word: what is built in names more than any host
+    /// has.
+    #[must_use]
+    pub fn expects(&self, root: &Path) -> bool {
+        self.classes
+            .iter()
+            .filter(|class| !class.built_in)
+            .any(|class| class.globs.iter().any(|glob| glob.split().root == root))
     }
 
     /// The classes of a path, by name alone. A path that is not absolute, or has `..` in it, may
@@ -258,19 +262,13 @@ impl Policy {
             let Some(names) = PathNames::of(path.as_bytes()) else {
                 return self.all_classes();
             };
-            let bits = self
-                .classes
-                .iter()
-                .enumerate()
-                .fold(0, |bits, (bit, class)| {
-                    let hit = class.globs.iter().any(|glob| glob.matches(&names));
-                    bits | u64::from(hit) << bit
-                });
-            Classes(all.0 | bits)
+            let hits = self.classes.iter().filter(|class| class.means(&names));
+            Classes(hits.fold(all.0, |bits, class| bits | class.bits().0))
         })
     }
 
-    /// Which of the kernel's glob `candidates` a file really has. A candidate goes only if the
+    /// Which of the kernel's glob `candidates` a file really has; a path that ends in a slash is a
+    /// folder that moves with all it holds. A candidate goes only if the
     /// path lies below the class's roots and no pattern means it: a path that another mount or
     /// chroot made says nothing.
     #[must_use]
@@ -279,11 +277,15 @@ impl Policy {
         let Some(names) = PathNames::of(path.as_bytes()) else {
             return candidates;
         };
+        let below = |bit: usize| {
+            let globs = self.classes.get(bit).map(|class| &class.globs);
+            globs.is_some_and(|globs| globs.iter().any(|glob| glob.may_match_below(&names)))
+        };
         let kept = candidates.iter().filter(|&bit| {
             meant.0 & (1 << bit) != 0
+                || path.ends_with('/') && below(bit)
                 || self
-                    .classes
-                    .get(bit)
+                    .class(bit)
                     .is_none_or(|class| !class.globs.iter().any(|glob| glob.has_root_above(&names)))
         });
         Classes(kept.fold(0, |bits, bit| bits | 1 << bit))
@@ -295,7 +297,20 @@ impl Policy {
     }
 
     pub(crate) fn all_classes(&self) -> Classes {
-        Classes(lowest_bits(self.classes.len()))
+        self.classes_of(|_| true)
+    }
+
+    pub(crate) fn classes_of(&self, which: impl Fn(&Class) -> bool) -> Classes {
+        let classes = self.classes.iter().filter(|class| which(class));
+        Classes(classes.fold(0, |bits, class| bits | class.bits().0))
+    }
+
+    /// Classes that are remembered once they were read. Every program reads some configuration: that
+    /// counts only where a rule asks for it.
+    #[must_use]
+    pub fn taints(&self) -> Classes {
+        let named = self.rules.iter().fold(0, |bits, rule| bits | rule.after.0);
+        Classes(named | self.classes_of(|class| class.kind == Kind::Data).0)
     }
 }
 
@@ -326,57 +341,6 @@ impl Verdict {
             Self::Ask(_) => "ask",
         }
     }
-}
-
-impl Root {
-    fn of(glob: &Glob, class: Classes) -> Self {
-        let split = glob.split();
-        let (classes, glob_classes) = if split.remainder.is_empty() {
-            (class, Classes(0))
-        } else {
-            (Classes(0), class)
-        };
-        Self {
-            path: split.root,
-            classes,
-            glob_classes,
-            suffix: split.suffix,
-        }
-    }
-
-    /// Adds what `other` says of the same folder; also for two paths that turn out to be one.
-    pub fn join(&mut self, other: &Self) {
-        match (self.glob_classes.0 != 0, other.glob_classes.0 != 0) {
-            (false, true) => self.suffix.clone_from(&other.suffix),
-            (true, true) if self.suffix != other.suffix => self.suffix.clear(),
-            _ => {}
-        }
-        self.classes.0 |= other.classes.0;
-        self.glob_classes.0 |= other.glob_classes.0;
-    }
-
-    /// As the kernel reads it: the suffix stands at the end of 16 bytes.
-    #[must_use]
-    pub fn to_abi(&self) -> syshold_abi::Root {
-        let (mut tail, mut mask) = ([0; SUFFIX_LEN], [0; SUFFIX_LEN]);
-        let end = tail.iter_mut().zip(&mut mask).rev();
-        for ((byte, bits), wanted) in end.zip(self.suffix.iter().rev()) {
-            (*byte, *bits) = (*wanted, u8::MAX);
-        }
-        syshold_abi::Root {
-            classes: self.classes.0,
-            glob_classes: self.glob_classes.0,
-            suffix: words(tail),
-            mask: words(mask),
-            min_len: self.suffix.len().min(SUFFIX_LEN) as u64,
-        }
-    }
-}
-
-/// Sixteen bytes as two little-endian words.
-fn words(bytes: [u8; SUFFIX_LEN]) -> [u64; 2] {
-    let bits = u128::from_le_bytes(bytes);
-    [bits as u64, (bits >> 64) as u64]
 }
 
 fn default_terms(host: &Host, failure: Failure) -> Terms {

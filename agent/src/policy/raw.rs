@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::{self, IgnoredAny};
+use serde::de;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error, ValueDeserializer};
 
@@ -58,6 +58,11 @@ pub(super) struct RawAgent {
     pub(super) cgroup: Option<Texts>,
     pub(super) user: Option<Texts>,
     pub(super) exe: Option<Texts>,
+    pub(super) taint: Option<Text>,
+    pub(super) sockets: Option<Texts>,
+    pub(super) capabilities: Option<Texts>,
+    pub(super) devices: Option<Texts>,
+    pub(super) allow: Option<Texts>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,8 +93,10 @@ pub(super) struct RawRule {
     pub(super) scopes: Option<Texts>,
     pub(super) quorum: Option<Spanned<i64>>,
     pub(super) hold: Option<Text>,
-    /// Known, so that it is refused as what it is and not as a slip.
-    pub(super) after: Option<Spanned<IgnoredAny>>,
+    pub(super) after: Option<Texts>,
+    pub(super) programs: Option<Texts>,
+    pub(super) argv: Option<Texts>,
+    pub(super) sha256: Option<Texts>,
 }
 
 /// One text or a list of them.

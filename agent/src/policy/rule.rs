@@ -3,11 +3,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use syshold_protocol::decision::{MAX_MINUTES, Scope};
 
+use super::built_in;
+use super::class::{Class, Kind};
 use super::error::{Notes, nearest};
 use super::raw::{RawRule, Texts};
+use super::run::run;
 use super::target::{self, Cidr, Target, TargetError};
 use super::text::{hold, identifier, noted, one_of, some, unknown};
-use super::{Agent, Class, ENFORCED, Rule, Verdict, lowest_bits};
+use super::{Agent, Rule, Verdict, lowest_bits};
 use crate::request::{Action, Actions, Classes};
 use crate::rules::Terms;
 
@@ -29,7 +32,7 @@ pub(super) struct RuleReader<'p> {
     pub(super) terms: Terms,
 }
 
-impl RuleReader<'_> {
+impl<'p> RuleReader<'p> {
     pub(super) fn rule(&self, raw: &RawRule, notes: &mut Notes<'_>) -> Rule {
         let name = raw.name.get_ref();
         if RESERVED.contains(&name.as_str()) {
@@ -40,39 +43,8 @@ impl RuleReader<'_> {
                 fix,
             );
         }
-        if let Some(after) = &raw.after {
-            notes.error(
-                &after.span(),
-                "`after` is not supported yet by this version, so the rule could not be enforced",
-                "remove it; `data` on a rule for read or write holds what comes before",
-            );
-        }
         let actions = actions(&raw.action, notes);
-        let (network, files) = (
-            Action::Connect.bit() | Action::Send.bit(),
-            Action::Read.bit() | Action::Write.bit(),
-        );
-        if let Some(to) = &raw.to
-            && actions.0 & files != 0
-        {
-            let fix = "make two rules: one for connect and send with `to`, one for read and write";
-            notes.error(
-                &to.span,
-                "`to` is about connections, but the rule is about files, too",
-                fix,
-            );
-        }
-        if let Some(data) = &raw.data
-            && actions.0 & network != 0
-        {
-            let fix =
-                "make two rules: one for read and write with `data`, one for connect and send";
-            notes.error(
-                &data.span,
-                "`data` is about files, but the rule is about connections, too",
-                fix,
-            );
-        }
+        keys_fit(raw, actions, notes);
         Rule {
             name: name.clone(),
             line: notes.line(&raw.name.span()),
@@ -81,10 +53,19 @@ impl RuleReader<'_> {
                 Some(names) => self.agent_bits(names, notes),
             },
             actions,
-            to: raw.to.as_ref().map(|to| self.targets(to, notes)),
+            to: raw.to.as_ref().map(|to| self.targets(to, actions, notes)),
             data: match &raw.data {
-                None => Classes(lowest_bits(self.classes.len())),
-                Some(data) => self.class_bits(data, notes),
+                None => Classes(self.sets().fold(0, |bits, class| bits | class.bits().0)),
+                Some(data) => self.class_bits("data", data, notes),
+            },
+            after: match &raw.after {
+                None => Classes(0),
+                Some(after) => self.class_bits("after", after, notes),
+            },
+            run: if actions.0 & Action::Exec.bit() == 0 {
+                None
+            } else {
+                run(raw, self.classes, notes)
             },
             verdict: self.verdict(raw, notes),
         }
@@ -105,21 +86,26 @@ impl RuleReader<'_> {
         })
     }
 
-    fn class_bits(&self, names: &Texts, notes: &mut Notes<'_>) -> Classes {
-        let known: Vec<&str> = self
-            .classes
-            .iter()
+    /// Sets of protected paths.
+    fn sets(&self) -> impl Iterator<Item = &'p Class> + use<'p> {
+        let sets = self.classes.iter();
+        sets.filter(|class| class.kind != Kind::Programs)
+    }
+
+    fn class_bits(&self, key: &str, names: &Texts, notes: &mut Notes<'_>) -> Classes {
+        let mut known: Vec<&str> = self
+            .sets()
             .flat_map(|c| [c.name.as_str(), c.class.as_str()])
             .collect();
-        let bits = some(names, "data", notes).fold(0, |bits, text| {
+        for name in built_in::names() {
+            known.push(name);
+        }
+        let bits = some(names, key, notes).fold(0, |bits, text| {
             let word = text.get_ref();
-            let hits = self
-                .classes
-                .iter()
-                .enumerate()
-                .fold(0, |hits, (bit, class)| {
-                    hits | u64::from(class.name == *word || class.class == *word) << bit
-                });
+            let meant = self
+                .sets()
+                .filter(|class| class.name == *word || class.class == *word);
+            let hits = meant.fold(0, |hits, class| hits | class.bits().0);
             if hits == 0 && !self.broken.contains(word) {
                 unknown(text, "protected set or class", &known, notes);
             }
@@ -128,7 +114,7 @@ impl RuleReader<'_> {
         Classes(bits)
     }
 
-    fn targets(&self, to: &Texts, notes: &mut Notes<'_>) -> Vec<Target> {
+    fn targets(&self, to: &Texts, actions: Actions, notes: &mut Notes<'_>) -> Vec<Target> {
         let mut targets = Vec::new();
         for text in some(to, "to", notes) {
             if targets.len() > MOST_TARGETS {
@@ -141,9 +127,19 @@ impl RuleReader<'_> {
                 continue;
             }
             let read = read.map_err(|error| self.closer(error));
-            targets.extend(
-                noted(text, read, |refused| refused.fix.clone(), notes).unwrap_or_default(),
-            );
+            let read = noted(text, read, |refused| refused.fix.clone(), notes).unwrap_or_default();
+            let listens = actions.0 & Action::Listen.bit() != 0;
+            if listens && read.iter().any(|to| matches!(to, Target::Host(..))) {
+                notes.error(
+                    &text.span(),
+                    format!(
+                        "`{}` is a host: with listen, `to` is the agent's own address",
+                        text.get_ref()
+                    ),
+                    "write the address or `*`, and the port: `*:8080`",
+                );
+            }
+            targets.extend(read);
         }
         targets
     }
@@ -239,21 +235,64 @@ struct Refused {
 }
 
 fn actions(raw: &Texts, notes: &mut Notes<'_>) -> Actions {
-    let known: Vec<&str> = ENFORCED.iter().map(|action| action.name()).collect();
+    let known = Action::ALL.map(Action::name);
     let bits = some(raw, "action", notes).fold(0, |bits, text| {
         let word = text.get_ref().as_str();
         match Action::ALL.into_iter().find(|action| action.name() == word) {
-            Some(action) if ENFORCED.contains(&action) => return bits | action.bit(),
-            Some(_) => notes.error(
-                &text.span(),
-                format!("`{word}` is not supported yet by this version, so the rule could not be enforced"),
-                format!("remove it; this version holds {}", known.join(", ")),
-            ),
-            None => unknown(text, "action", &known, notes),
+            Some(action) => bits | action.bit(),
+            None => {
+                unknown(text, "action", &known, notes);
+                bits
+            }
         }
-        bits
     });
+    for alone in [Action::Exec, Action::Privilege] {
+        if bits & alone.bit() != 0 && bits != alone.bit() {
+            notes.error(
+                &raw.span,
+                format!("a rule for {alone} is about nothing else"),
+                format!("make two rules, one of them for {alone} alone"),
+            );
+        }
+    }
     Actions(bits)
+}
+
+/// Each key has a meaning for some actions; with another one it would be ignored.
+fn keys_fit(raw: &RawRule, actions: Actions, notes: &mut Notes<'_>) {
+    const NETWORK: u32 = Action::Connect.bit() | Action::Send.bit() | Action::Listen.bit();
+    const CHANGES: u32 = Action::Write.bit() | Action::Delete.bit();
+    const FILES: u32 = Action::Read.bit() | CHANGES;
+    const EXEC: u32 = Action::Exec.bit();
+    let keys = [
+        ("to", &raw.to, NETWORK, "connections"),
+        ("data", &raw.data, FILES, "protected files"),
+        (
+            "after",
+            &raw.after,
+            NETWORK | CHANGES,
+            "what leaves or changes something",
+        ),
+        ("programs", &raw.programs, EXEC, "programs that are run"),
+        ("argv", &raw.argv, EXEC, "programs that are run"),
+        ("sha256", &raw.sha256, EXEC, "programs that are run"),
+    ];
+    for (key, texts, fits, about) in keys {
+        let others = Actions(actions.0 & !fits);
+        if let Some(texts) = texts.as_ref().filter(|_| others.0 != 0) {
+            let fits = list_of(Actions(fits));
+            notes.error(
+                &texts.span,
+                format!("`{key}` is about {about}, but the rule is about {others}, too"),
+                format!("make two rules: `{key}` belongs to {fits}"),
+            );
+        }
+    }
+}
+
+fn list_of(actions: Actions) -> String {
+    let names: Vec<_> = actions.iter().map(Action::name).collect();
+    names.join(", ")
 }
 
 fn scope_fix(text: &str) -> String {

@@ -106,8 +106,11 @@ mod tests {
                     ino: 2,
                     generation: 3,
                     path: None,
+                    onto: 0,
                 },
                 classes: Classes(1 << class),
+                taint: Classes(0),
+                exec: None,
             };
             let said = judge(&with, &request, &world.facts());
             assert!(matches!(said, Judgement::Ask(..)), "{agent}: {said:?}");

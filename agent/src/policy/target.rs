@@ -144,6 +144,16 @@ impl Cidr {
         mapped(ip) & self.mask() == self.base
     }
 
+    /// Of an address to listen at: 0.0.0.0 and :: are themselves.
+    #[must_use]
+    pub fn contains_own(&self, ip: IpAddr) -> bool {
+        let bits = match ip.to_canonical() {
+            IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
+            IpAddr::V6(v6) => u128::from(v6),
+        };
+        bits & self.mask() == self.base
+    }
+
     #[must_use]
     pub const fn base(&self) -> u128 {
         self.base

@@ -1,14 +1,16 @@
 //! Random policies, requests and facts from a small world, so that they meet each other often.
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+use syshold_protocol::ids::Digest;
 
 use super::{Policy, parse};
 use crate::names::Names;
-use crate::request::{Actions, AgentId, Classes, Object, Request, Transport};
+use crate::request::{Actions, AgentId, Classes, Exec, Object, Privilege, Request, Transport};
 use crate::rules::{BuiltIn, Facts};
 
 const HOSTS: [&str; 3] = ["a.example", "b.example", "localhost"];
@@ -44,6 +46,8 @@ const ADDRESSES: [&str; 11] = [
     "2001:db8::2",
     "fe80::1",
 ];
+/// Lists of programs, by the bits that they get when they come in this order.
+const PROGRAMS: [&str; 3] = ["[\"/p/a\"]", "[\"/p/*\"]", "[\"/p/b\", \"/q\"]"];
 const PORT_NUMBERS: [u16; 6] = [1, 53, 80, 443, 8080, 65535];
 
 /// What [`Facts`] borrows.
@@ -107,6 +111,10 @@ class = "pii"
 name = "c2"
 paths = ["/c2", "/d2"]
 class = "pii"
+[[protect]]
+name = "c3"
+paths = "/c3"
+class = "config"
 [[network]]
 name = "inside"
 cidrs = ["10.0.0.0/24", "192.0.2.0/24"]
@@ -133,29 +141,73 @@ pub(crate) fn rule() -> impl Strategy<Value = String> {
             _ => format!("{place}{port}"),
         }
     });
+    let keyed = move |key: &str, words: Option<Vec<String>>| {
+        words.map_or_else(String::new, |words| format!("{key} = {}\n", list(words)))
+    };
+    let sets = || some(&["c0", "c1", "c2", "c3", "pii", "config", "credentials"]);
+    let after = || proptest::option::weighted(0.3, sets());
     let network = (
         some(&["connect", "send"]),
-        proptest::option::of(vec(place, 1..6)),
+        proptest::option::of(vec(place.clone(), 1..6)),
+        after(),
     )
-        .prop_map(move |(actions, to)| {
-            let to = to.map_or_else(String::new, |to| format!("to = {}\n", list(to)));
-            format!("action = {}\n{to}", list(actions))
+        .prop_map(move |(actions, to, after)| {
+            let (to, after) = (keyed("to", to), keyed("after", after));
+            format!("action = {}\n{to}{after}", list(actions))
+        });
+    // With listen, `to` is no host.
+    let own = place.prop_map(
+        |place| match place.contains("example") || place.contains("local") {
+            true => "*:80".to_owned(),
+            false => place,
+        },
+    );
+    let listen = (
+        some(&["listen", "connect"]),
+        proptest::option::of(vec(own, 1..6)),
+        after(),
+    )
+        .prop_map(move |(actions, to, after)| {
+            let (to, after) = (keyed("to", to), keyed("after", after));
+            format!("action = {}\n{to}{after}", list(actions))
         });
     let files = (
-        some(&["read", "write"]),
-        proptest::option::of(some(&["c0", "c1", "c2", "pii"])),
+        some(&["read", "write", "delete"]),
+        proptest::option::of(sets()),
     )
         .prop_map(move |(actions, data)| {
-            let data = data.map_or_else(String::new, |data| format!("data = {}\n", list(data)));
-            format!("action = {}\n{data}", list(actions))
+            format!("action = {}\n{}", list(actions), keyed("data", data))
         });
+    let changes = (
+        some(&["write", "delete"]),
+        proptest::option::of(sets()),
+        after(),
+    )
+        .prop_map(move |(actions, data, after)| {
+            let (data, after) = (keyed("data", data), keyed("after", after));
+            format!("action = {}\n{data}{after}", list(actions))
+        });
+    let exec = (
+        select(&PROGRAMS[..]),
+        proptest::option::weighted(0.3, some(&["* delete *", "git *", "?*"])),
+        proptest::option::weighted(0.2, Just(vec![Digest([1; 32]).to_string()])),
+    )
+        .prop_map(move |(programs, argv, sha256)| {
+            let (argv, sha256) = (keyed("argv", argv), keyed("sha256", sha256));
+            format!("action = \"exec\"\nprograms = {programs}\n{argv}{sha256}")
+        });
+    let privilege = Just("action = \"privilege\"\n".to_owned());
     let verdict = prop_oneof![
         Just("verdict = \"allow\"\n"),
         Just("verdict = \"deny\"\n"),
         Just("verdict = \"ask\"\nscopes = [\"session\", \"10m\"]\nquorum = 3\nhold = \"30s\"\n"),
         Just("verdict = \"ask\"\nscopes = \"process\"\napprovers = \"privacy\"\n"),
     ];
-    (agent, prop_oneof![network, files], verdict)
+    (
+        agent,
+        prop_oneof![3 => network, 1 => listen, 2 => files, 2 => changes, 2 => exec, 1 => privilege],
+        verdict,
+    )
         .prop_map(|(agent, what, verdict)| format!("{agent}{what}{verdict}"))
 }
 
@@ -177,8 +229,16 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
-    // Agent 3 is none of the policy's; class bit 3 and above neither.
-    let classes = prop_oneof![4 => 0_u64..16, 1 => Just(u64::MAX)];
+    // Agent 3 is none of the policy's; bits 4 to 56 are no classes of it. 57 to 59 may be programs.
+    let classes = prop_oneof![
+        6 => vec(select(vec![0_u32, 1, 2, 3, 4, 57, 58, 59, 61]), 0..4),
+        1 => Just(vec![62]),
+        1 => Just(vec![63, 0]),
+        1 => Just((0..64).collect()),
+    ];
+    let classes = classes.prop_map(|bits| bits.iter().fold(0, |all, bit| all | 1_u64 << bit));
+    let taint =
+        prop_oneof![2 => Just(0_u64), 2 => 0_u64..16, 1 => Just(1 << 61), 1 => Just(u64::MAX)];
     let socket = (
         address(),
         port(),
@@ -189,20 +249,43 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
             transport,
             to: SocketAddr::new(ip, port),
         });
-    let network = (select(vec![1_u32, 2]), socket, Just(0_u64).boxed());
+    let network = (select(vec![1_u32, 2, 4]), socket, Just(0_u64).boxed());
     let file = Object::File {
         dev: 1,
         ino: 2,
         generation: 3,
+        onto: 0,
         path: None,
     };
-    let files = (select(vec![8_u32, 16, 24]), Just(file), classes.boxed());
-    let what = prop_oneof![network, files];
-    (0_u32..4, what).prop_map(|(agent, (actions, object, classes))| Request {
-        agent: AgentId(agent),
-        actions: Actions(actions),
-        object,
-        classes: Classes(classes),
+    let acts = select(vec![8_u32, 16, 24, 32, 48, 64, 64, 64, 72]);
+    let files = (acts, Just(file), classes.boxed());
+    let privilege = Object::Privilege(Privilege::Capabilities(1 << 21));
+    let privilege = (Just(128_u32), Just(privilege), Just(0_u64).boxed());
+    let what = prop_oneof![4 => network, 6 => files, 1 => privilege];
+    (
+        0_u32..4,
+        what,
+        taint,
+        proptest::option::weighted(0.7, exec()),
+    )
+        .prop_map(|(agent, (actions, object, classes), taint, exec)| Request {
+            agent: AgentId(agent),
+            actions: Actions(actions),
+            object,
+            classes: Classes(classes),
+            taint: Classes(taint),
+            exec: exec.filter(|_| actions & 64 != 0).map(Arc::new),
+        })
+}
+
+fn exec() -> impl Strategy<Value = Exec> {
+    let words = select(vec!["git", "push", "delete", "x y", ""]);
+    let sha256 = select(vec![None, Some(Digest([1; 32])), Some(Digest([2; 32]))]);
+    (vec(words, 0..4), any::<bool>(), sha256).prop_map(|(argv, whole, sha256)| Exec {
+        argv: argv.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+        whole,
+        argv_sha256: Digest::of(&argv.concat().into_bytes()),
+        sha256,
     })
 }
 

@@ -1,11 +1,13 @@
 //! Rule by state gives the decision, and what holds for every policy.
+mod acts;
+
 use std::time::Instant;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::policy::testing::{self, World, parsed};
-use crate::request::{Actions, Transport};
+use crate::request::{Actions, AgentId, Transport};
 
 const POLICY: &str = r#"
 [host]
@@ -78,6 +80,9 @@ const SEND: u32 = 2;
 const LISTEN: u32 = 4;
 const READ: u32 = 8;
 const WRITE: u32 = 16;
+const DELETE: u32 = 32;
+const EXEC: u32 = 64;
+const PRIVILEGE: u32 = 128;
 const PII: u64 = 1;
 const KEYS: u64 = 2;
 const NOTES: u64 = 4;
@@ -108,6 +113,8 @@ fn socket(agent: u32, actions: u32, to: &str) -> Request {
             to: to.parse().unwrap(),
         },
         classes: Classes(0),
+        taint: Classes(0),
+        exec: None,
     }
 }
 
@@ -119,9 +126,12 @@ fn file(agent: u32, actions: u32, classes: u64) -> Request {
             dev: 1,
             ino: 2,
             generation: 3,
+            onto: 0,
             path: Some("/srv/x".to_owned()),
         },
         classes: Classes(classes),
+        taint: Classes(0),
+        exec: None,
     }
 }
 
@@ -179,8 +189,16 @@ fn rule_by_state_gives_the_decision() {
         (file(0, WRITE, PII | KEYS), "deny keys"),
         (file(0, READ | WRITE, NOTES), "ask default"),
         // A class that no policy names: nobody knows what it is.
-        (file(0, READ, 1 << 63), "ask default"),
-        (file(0, READ, u64::MAX), "ask pii"),
+        (file(0, READ, 1 << 50), "ask default"),
+        (file(0, READ, u64::MAX >> 2), "ask pii"),
+        // Our own files; our programs may be read and run.
+        (file(0, READ, 1 << 63), "deny built-in"),
+        (file(0, EXEC, 1 << 63), "deny built-in"),
+        (file(0, READ, u64::MAX), "deny built-in"),
+        (file(0, READ, 1 << 62), "allow default"),
+        (file(0, EXEC, 1 << 62), "allow default"),
+        (file(0, WRITE, 1 << 62), "deny built-in"),
+        (file(0, DELETE, 1 << 62), "deny built-in"),
         (file(9, READ, 0), "deny built-in"),
         (file(0, 0, PII), "ask default"),
         (file(0, CONNECT, 0), "ask default"),
@@ -225,13 +243,14 @@ fn terms_are_the_rules_or_the_hosts() {
         (Fallback::Deny, Fallback::Deny)
     );
     // Both at once: the group of the one, the narrower of everything else.
-    let both = terms(file(0, READ, PII | 1 << 63));
+    let both = terms(file(0, READ, PII | 1 << 50));
     assert_eq!(both.approvers.as_deref(), Some("privacy"));
     assert_eq!((both.quorum, both.hold.as_secs()), (2, 120));
     assert_eq!(both.scopes, [Scope::Once]);
 }
 
-/// The request as several, each of one action and at most one class.
+/// The request as several, each of one action and at most one class; a program's classes are looked
+/// at together.
 fn parts(request: &Request) -> Vec<Request> {
     let mut classes: Vec<Classes> = request
         .classes
@@ -248,8 +267,16 @@ fn parts(request: &Request) -> Vec<Request> {
     };
     let actions = request.actions.iter();
     actions
-        .flat_map(|action| classes.iter().map(move |c| (action, *c)))
-        .map(|(a, c)| one(a, c))
+        .flat_map(|action| {
+            let all = vec![request.classes];
+            let each = if action == Action::Exec {
+                all
+            } else {
+                classes.clone()
+            };
+            each.into_iter().map(move |class| (action, class))
+        })
+        .map(|(action, class)| one(action, class))
         .collect()
 }
 
@@ -338,7 +365,13 @@ proptest! {
     fn nothing_unmatched_is_allowed(world in testing::world(), request in testing::request()) {
         let policy = parsed(&POLICY[..POLICY.find("[[rule]]").unwrap()]);
         let judgement = judge(&policy, &request, &world.facts());
-        let unprotected = matches!(request.object, Object::File { .. }) && request.classes == Classes(0);
+        // Running what no rule names, reading our programs.
+        let free = match request.actions.0 {
+            EXEC => 0b111 | 1 << 62,
+            act if act & !(READ | EXEC) == 0 => 1 << 62,
+            _ => 0,
+        };
+        let unprotected = matches!(request.object, Object::File { .. }) && request.classes.0 & !free == 0;
         if let Judgement::Allow(reason) = &judgement {
             prop_assert!(unprotected || reason.rule == "built-in", "{:?}", request);
         }

@@ -3,15 +3,19 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Value, json};
+use syshold_protocol::ids::Digest;
 
 use super::{DEFAULT_FILE, describe, terms_json};
 use crate::names::{HostName, Names, look_up, parse_resolv_conf};
-use crate::policy::{PathNames, Policy, PolicyError, load};
-use crate::request::{Action, Actions, AgentId, Classes, Object, Request, Transport};
+use crate::policy::{Kind, PathNames, Policy, PolicyError, load};
+use crate::request::{
+    Action, Actions, AgentId, Classes, Exec, Object, Privilege, Request, Transport,
+};
 use crate::rules::{BuiltIn, Facts, Judgement, judge};
 
 #[derive(Debug, Args)]
@@ -23,6 +27,12 @@ pub(super) struct Explain {
     agent: String,
     #[command(flatten)]
     what: What,
+    /// After the process has read this protected set or class; may be given several times
+    #[arg(long, value_name = "SET")]
+    after: Vec<String>,
+    /// With --exec, after `--`: the arguments behind the program's name
+    #[arg(last = true, requires = "exec")]
+    args: Vec<String>,
     /// Do not resolve names: what depends on them does not match
     #[arg(long)]
     offline: bool,
@@ -43,9 +53,21 @@ struct What {
     /// Read this file; its name alone counts, symbolic links are not followed
     #[arg(long, value_name = "PATH")]
     read: Option<String>,
-    /// Write this file
+    /// Write this file, or create it
     #[arg(long, value_name = "PATH")]
     write: Option<String>,
+    /// Delete this file, or give it another name
+    #[arg(long, value_name = "PATH")]
+    delete: Option<String>,
+    /// Listen at this own address
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Run this program; its own name is taken for its first argument
+    #[arg(long, value_name = "PATH")]
+    exec: Option<String>,
+    /// Become another user, gain a capability, run a set-user-id program
+    #[arg(long)]
+    privilege: bool,
 }
 
 /// A host and a port, as they are typed.
@@ -68,6 +90,12 @@ pub(super) enum ExplainError {
     },
     #[error("`{0}` is not an absolute path without `.` and `..`; write the path that is meant")]
     Path(String),
+    #[error("there is no protected set or class `{name}` in {}; it has: {known}", file.display())]
+    Set {
+        name: String,
+        known: String,
+        file: PathBuf,
+    },
     #[error("names cannot be resolved here: {0}; use --offline")]
     Runtime(io::Error),
 }
@@ -76,6 +104,7 @@ pub(super) enum ExplainError {
 #[derive(Debug)]
 pub(super) struct Answers {
     agent: String,
+    taint: Classes,
     notes: Vec<String>,
     list: Vec<Answer>,
 }
@@ -100,23 +129,57 @@ pub(super) fn answers(explain: &Explain) -> Result<Answers, ExplainError> {
     })?;
     let mut answers = Answers {
         agent: explain.agent.clone(),
+        taint: Classes(0),
         notes: Vec::new(),
         list: Vec::new(),
     };
     let what = &explain.what;
+    answers.taint = taint(&policy, explain)?;
     let peers = [(Action::Connect, &what.connect), (Action::Send, &what.send)];
     for (action, peer) in peers {
         if let Some(peer) = peer {
             answers.ask_about_peer(&policy, agent, action, peer, explain.offline)?;
         }
     }
-    let paths = [(Action::Read, &what.read), (Action::Write, &what.write)];
+    if let Some(at) = what.listen {
+        answers.ask_about_listening(&policy, agent, at);
+    }
+    let paths = [
+        (Action::Read, &what.read),
+        (Action::Write, &what.write),
+        (Action::Delete, &what.delete),
+        (Action::Exec, &what.exec),
+    ];
     for (action, path) in paths {
         if let Some(path) = path {
-            answers.ask_about_file(&policy, agent, action, path)?;
+            let exec = (action == Action::Exec).then(|| answers.would_run(path, &explain.args));
+            answers.ask_about_file(&policy, agent, action, path, exec)?;
         }
     }
+    if what.privilege {
+        answers.ask_about_privilege(&policy, agent);
+    }
     Ok(answers)
+}
+
+fn taint(policy: &Policy, explain: &Explain) -> Result<Classes, ExplainError> {
+    let mut taint = 0;
+    for name in &explain.after {
+        let meant = policy.classes_of(|class| {
+            class.kind != Kind::Programs && (class.name == *name || class.class == *name)
+        });
+        if meant == Classes(0) {
+            let known: Vec<_> = policy.class_names(policy.all_classes()).collect();
+            return Err(ExplainError::Set {
+                name: name.clone(),
+                known: known.join(", "),
+                file: explain.file.clone(),
+            });
+        }
+        taint |= meant.0;
+    }
+    // What nobody remembers makes no difference to a process that has read it.
+    Ok(Classes(taint & policy.taints().0))
 }
 
 impl Answers {
@@ -177,6 +240,8 @@ impl Answers {
                     to,
                 },
                 classes: Classes(0),
+                taint: self.taint,
+                exec: None,
             };
             let known: Vec<&str> = names.names_of(to.ip()).map(HostName::as_str).collect();
             let object = match known.as_slice() {
@@ -219,6 +284,7 @@ impl Answers {
         agent: AgentId,
         action: Action,
         path: &str,
+        exec: Option<Exec>,
     ) -> Result<(), ExplainError> {
         if PathNames::of(path.as_bytes()).is_none() {
             return Err(ExplainError::Path(path.to_owned()));
@@ -231,9 +297,12 @@ impl Answers {
                 dev: 0,
                 ino: 0,
                 generation: 0,
+                onto: 0,
                 path: Some(path.to_owned()),
             },
             classes,
+            taint: self.taint,
+            exec: exec.map(Arc::new),
         };
         let facts = Facts {
             names: &Names::default(),
@@ -246,6 +315,75 @@ impl Answers {
             judgement: judge(policy, &request, &facts),
         });
         Ok(())
+    }
+
+    fn ask_about_listening(&mut self, policy: &Policy, agent: AgentId, at: SocketAddr) {
+        let object = Object::Socket {
+            cookie: 0,
+            transport: Transport::Tcp,
+            to: at,
+        };
+        self.ask(policy, agent, Action::Listen, object, at.to_string());
+    }
+
+    fn ask_about_privilege(&mut self, policy: &Policy, agent: AgentId) {
+        let object = Object::Privilege(Privilege::User { uid: 0, gid: 0 });
+        self.ask(
+            policy,
+            agent,
+            Action::Privilege,
+            object,
+            "of any kind".to_owned(),
+        );
+    }
+
+    fn ask(
+        &mut self,
+        policy: &Policy,
+        agent: AgentId,
+        action: Action,
+        object: Object,
+        shown: String,
+    ) {
+        let request = Request {
+            agent,
+            actions: Actions::from(action),
+            object,
+            classes: Classes(0),
+            taint: self.taint,
+            exec: None,
+        };
+        let facts = Facts {
+            names: &Names::default(),
+            builtin: &BuiltIn::default(),
+        };
+        self.list.push(Answer {
+            action,
+            object: shown,
+            classes: Vec::new(),
+            judgement: judge(policy, &request, &facts),
+        });
+    }
+
+    /// The program with its arguments, and the digest of its file if it can be read here.
+    fn would_run(&mut self, path: &str, args: &[String]) -> Exec {
+        let argv = std::iter::once(path).chain(args.iter().map(String::as_str));
+        let argv: Vec<Vec<u8>> = argv.map(|arg| arg.as_bytes().to_vec()).collect();
+        let sha256 = match std::fs::read(path) {
+            Ok(bytes) => Some(Digest::of(&bytes)),
+            Err(error) => {
+                self.notes.push(format!(
+                    "{path} cannot be read here, so its digest is not known: {error}"
+                ));
+                None
+            }
+        };
+        Exec {
+            argv_sha256: Digest::of(&argv.join(&0)),
+            argv,
+            whole: true,
+            sha256,
+        }
     }
 
     pub(super) fn json(&self) -> Value {
@@ -323,116 +461,4 @@ impl std::str::FromStr for Peer {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    const POLICY: &str = r#"
-[[govern]]
-name = "bot"
-owner = "alice@example.com"
-
-[[protect]]
-name = "customers"
-paths = ["/srv/pii", "/home/*/exports/*.csv"]
-
-[[rule]]
-name = "api"
-action = "connect"
-to = ["api.example.com:443", "10.0.0.0/8"]
-verdict = "allow"
-
-[[rule]]
-name = "pii"
-action = "read"
-data = "customers"
-verdict = "ask"
-approvers = "privacy"
-quorum = 2
-
-[[rule]]
-name = "loopback"
-action = ["connect", "send"]
-to = ["127.0.0.1", "::1"]
-verdict = "deny"
-"#;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        explain: Explain,
-    }
-
-    /// What the command line in `words` is answered with.
-    fn explained(words: &str) -> Result<String, ExplainError> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("agent.toml");
-        std::fs::write(&file, POLICY).unwrap();
-        let file = file.display().to_string();
-        let line = ["explain", &file].into_iter().chain(words.split(' '));
-        let line = Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
-        answers(&line.explain).map(|answers| answers.text())
-    }
-
-    #[test]
-    fn each_kind_of_request_is_answered() {
-        let table = [
-            ("--connect 10.1.2.3:80", "allow by api"),
-            ("--connect [::ffff:10.1.2.3]:80", "allow by api"),
-            ("--connect 203.0.113.7:80", "ask by default"),
-            ("--connect api.example.com:443", "allow by api"),
-            ("--connect api.example.com:80", "ask by default"),
-            ("--send 127.0.0.1:9", "deny by loopback"),
-            ("--read /srv/pii/a", "ask by pii"),
-            ("--read /srv/pii/a", "approvers: 2 people of privacy"),
-            ("--read /home/bob/exports/a.csv", "protected as customers"),
-            ("--write /srv/pii/a", "ask by default"),
-            ("--read /etc/hostname", "allow by default"),
-        ];
-        for (words, expected) in table {
-            let text = explained(&format!("--offline --agent bot {words}")).unwrap();
-            assert!(text.contains(expected), "{words}\n{text}");
-        }
-    }
-
-    #[test]
-    fn names_are_resolved_unless_told_not_to() {
-        let text = explained("--agent bot --connect localhost:80").unwrap();
-        assert!(
-            text.contains("(localhost)") && text.contains("deny by loopback"),
-            "{text}"
-        );
-        let text = explained("--offline --agent bot --connect localhost:80").unwrap();
-        assert!(
-            text.contains("by its name alone") && text.contains("ask by default"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_said() {
-        let error = explained("--agent bto --read /x").unwrap_err().to_string();
-        assert!(
-            error.contains("no agent `bto`") && error.contains("it has: bot"),
-            "{error}"
-        );
-        let error = explained("--agent bot --read /srv/../x")
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("not an absolute path"), "{error}");
-        let two = ["explain", "--agent", "bot", "--read", "/x", "--write", "/x"];
-        assert!(Line::try_parse_from(two).is_err());
-        assert!(Line::try_parse_from(["explain", "--agent", "bot"]).is_err());
-        for peer in [
-            "example.com",
-            "example.com:x",
-            ":80",
-            "a b:80",
-            "::1:80:x",
-            "example.com:99999",
-        ] {
-            assert!(peer.parse::<Peer>().is_err(), "{peer}");
-        }
-    }
-}
+mod tests;

@@ -154,7 +154,7 @@ impl Watch {
 
     fn held(&self, id: HoldId, facts: &Facts) -> Input {
         Input::Held {
-            hold: hold(id, facts, self.now),
+            hold: Box::new(hold(id, facts, self.now)),
             judgement: judgement(facts),
         }
     }
@@ -181,7 +181,7 @@ impl Watch {
                 let known = self.gate.hold(id).is_some() || self.released.contains(&id);
                 if !known {
                     let seen = Seen {
-                        hold: hold.clone(),
+                        hold: hold.as_ref().clone(),
                         judgement: judgement.clone(),
                         policy: self.policy,
                         decision: None,

@@ -1,5 +1,8 @@
 //! Requests: who joins, what an answer covers, what goes wrong on the way.
+use syshold_protocol::ids::Digest;
+
 use super::*;
+use crate::request::Exec;
 
 #[test]
 fn identical_holds_join_one_request_and_one_approval_covers_those_shown() {
@@ -38,6 +41,13 @@ fn what_differs_in_any_fact_is_asked_on_its_own() {
                 *generation += 1;
             }
         }),
+        read(10, 70).but(|hold| {
+            if let Object::File { onto, .. } = &mut hold.request.object {
+                *onto = 1;
+            }
+        }),
+        runs(11, b"get"),
+        runs(12, b"delete"),
     ];
     let mut desk = Desk::new();
     desk.ask(connect(1));
@@ -47,8 +57,35 @@ fn what_differs_in_any_fact_is_asked_on_its_own() {
         assert_eq!(desk.ask(hold), [format!("park {id}"), asked]);
     }
     let stricter = Judgement::Ask(reason("another rule"), terms());
-    let asked = desk.judged(connect(10), stricter);
-    assert_eq!(asked, ["park 10", "ask r10: about 10, 1 waiting"]);
+    let asked = desk.judged(connect(13), stricter);
+    assert_eq!(asked, ["park 13", "ask r13: about 13, 1 waiting"]);
+    let tainted = Reason {
+        taint: Classes(1),
+        ..reason("rule")
+    };
+    let asked = desk.judged(connect(14), Judgement::Ask(tainted, terms()));
+    assert_eq!(asked, ["park 14", "ask r14: about 14, 1 waiting"]);
+}
+
+/// Runs a program with one argument.
+fn runs(id: u64, argument: &[u8]) -> Hold {
+    read(id, 70).but(|hold| {
+        hold.request.actions = Actions::from(Act::Exec);
+        hold.request.exec = Some(Arc::new(Exec {
+            argv: vec![argument.to_vec()],
+            whole: true,
+            argv_sha256: Digest::of(argument),
+            sha256: None,
+        }));
+    })
+}
+
+#[test]
+fn what_else_was_read_is_no_question_unless_the_rule_asks_for_it() {
+    let mut desk = Desk::new();
+    desk.ask(connect(1));
+    let later = connect(2).but(|hold| hold.request.taint = Classes(1));
+    assert_eq!(desk.ask(later), ["park 2"]);
 }
 
 #[test]
