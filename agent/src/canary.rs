@@ -260,6 +260,8 @@ fn datagrams() -> std::io::Result<()> {
         UdpSocket::bind("127.0.0.1:0")?,
     );
     let _ = one.send_to(&[0], other.local_addr()?);
+    one.connect(other.local_addr()?)?;
+    acts::send_with_options(&one);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use syshold_protocol::canonical::{self, CanonicalError};
 use syshold_protocol::{
-    ActionObject, Digest, Request, RequestPhase, Risk, Scope, Subject, display,
+    ActionObject, Digest, Reading, Request, RequestId, RequestPhase, Risk, Scope, Subject, display,
 };
 
 use crate::judge::{Case, need, offered};
@@ -77,10 +77,53 @@ pub fn title(request: &Request) -> String {
         "exec" => "run".to_owned(),
         verb => verb.to_owned(),
     };
-    format!(
-        "{agent} wants to {preposition} {}",
-        object(&request.action.object)
-    )
+    let object = match &request.action.exec {
+        Some(exec) if !exec.argv.is_empty() => command(&exec.argv),
+        _ => object(&request.action.object),
+    };
+    let after = match &request.taint {
+        Some(taint) => format!(
+            " after reading {}",
+            display::escape(&taint.classes.join(", "))
+        ),
+        None => String::new(),
+    };
+    format!("{agent} wants to {preposition} {object}{after}")
+}
+
+/// A command line; arguments with blanks in them are quoted.
+fn command(argv: &[String]) -> String {
+    let argv: Vec<_> = argv.iter().map(|argument| quoted(argument)).collect();
+    argv.join(" ")
+}
+
+/// What was read, by whom, when, and who let it.
+pub fn reading(reading: &Reading) -> String {
+    let leave = match (&reading.rule, reading.approved_by.as_slice()) {
+        (Some(rule), []) => format!("allowed by the rule {rule}"),
+        (None, []) => "allowed by a rule".to_owned(),
+        (_, people) => {
+            let people: Vec<_> = people.iter().map(Subject::as_str).collect();
+            format!("approved by {}", people.join(", "))
+        }
+    };
+    let code = match reading.request_id {
+        Some(id) => format!(" ({})", code(id)),
+        None => String::new(),
+    };
+    let Reading {
+        what,
+        classes,
+        program,
+        pid,
+        at,
+        ..
+    } = reading;
+    let text = format!(
+        "{what} ({}), by {program} (pid {pid}) at {at}, {leave}{code}",
+        classes.join(", ")
+    );
+    display::escape(&text)
 }
 
 /// The object in one line: the name with the address really used, or the path the kernel found.
@@ -101,7 +144,11 @@ fn name_of(object: &ActionObject) -> Option<&str> {
 
 /// A short name for a request that people can say aloud: the random end of its id.
 pub fn short_code(request: &Request) -> String {
-    let id = request.request_id.to_string();
+    code(request.request_id)
+}
+
+fn code(id: RequestId) -> String {
+    let id = id.to_string();
     id[id.len() - 6..].to_uppercase()
 }
 
@@ -173,6 +220,31 @@ fn facts(request: &Request, host_name: &str) -> Vec<Fact> {
             .map(|(dev, inode)| format!("device {dev}, inode {inode}"))
             .as_deref(),
     );
+    if let Some(exec) = &action.exec {
+        facts.escaped("Would run", command(&exec.argv));
+        if !exec.whole {
+            facts.add("Arguments", "cut: not all of them could be read");
+        }
+        facts.maybe(
+            "SHA-256 of what would run",
+            exec.sha256.map(|digest| digest.to_string()).as_deref(),
+        );
+    }
+    if let Some(taint) = &request.taint {
+        facts.add("Has read", &taint.classes.join(", "));
+        for item in &taint.readings {
+            facts.escaped("Read before", reading(item));
+        }
+        if taint.more > 0 {
+            facts.add("Read before", &format!("and {} more", taint.more));
+        }
+        if taint.readings.is_empty() {
+            facts.add(
+                "Read before",
+                "not remembered by the host's daemon; its ledger has it",
+            );
+        }
+    }
     facts.maybe(
         "Data classes",
         (!data.classes.is_empty())
@@ -191,12 +263,7 @@ fn facts(request: &Request, host_name: &str) -> Vec<Fact> {
             .map(|digest| digest.to_string())
             .as_deref(),
     );
-    let argv: Vec<_> = process
-        .argv
-        .iter()
-        .map(|argument| quoted(argument))
-        .collect();
-    facts.escaped("Command line", argv.join(" "));
+    facts.escaped("Command line", command(&process.argv));
     facts.add("Folder", &process.cwd);
     facts.add(
         "Process",
@@ -250,11 +317,80 @@ impl Facts {
 
 #[cfg(test)]
 mod tests {
+    use syshold_protocol::{Exec, Taint};
+
     use super::*;
     use crate::sample;
 
     fn rendered(request: &Request) -> Rendered {
         Rendered::new(request, Digest([7; 32]), "web-1", RequestPhase::Waiting)
+    }
+
+    fn tainted() -> Taint {
+        Taint {
+            classes: vec!["customers".to_owned()],
+            readings: vec![Reading {
+                what: "/srv/pii/a\u{202e}.csv".to_owned(),
+                classes: vec!["customers".to_owned()],
+                pid: 40,
+                program: "cat\n".to_owned(),
+                at: syshold_protocol::UnixMs::new(1_700_000_000_000),
+                rule: Some("pii-read".to_owned()),
+                request_id: Some("01938d5e-6b2a-7c3d-8e4f-0123456789ab".parse().unwrap()),
+                approved_by: vec!["bob@example.com".parse().unwrap()],
+            }],
+            more: 2,
+        }
+    }
+
+    #[test]
+    fn what_was_read_before_is_shown_with_who_let_it() {
+        let mut request = sample::request();
+        request.taint = Some(tainted());
+        assert!(title(&request).ends_with(" after reading customers"));
+        let facts = rendered(&request).facts;
+        let lines = |label| -> Vec<String> {
+            let facts = facts.iter().filter(|fact| fact.label == label);
+            facts.map(|fact| fact.value.clone()).collect()
+        };
+        assert_eq!(lines("Has read"), ["customers"]);
+        assert_eq!(
+            lines("Read before"),
+            [
+                "/srv/pii/a\\u{202e}.csv (customers), by cat\\u{a} (pid 40) at \
+                 2023-11-14T22:13:20.000Z, approved by bob@example.com (6789AB)",
+                "and 2 more"
+            ]
+        );
+        let reading = &mut request.taint.as_mut().unwrap().readings[0];
+        reading.approved_by.clear();
+        assert!(super::reading(reading).ends_with("allowed by the rule pii-read (6789AB)"));
+        reading.rule = None;
+        reading.request_id = None;
+        assert!(super::reading(reading).ends_with("allowed by a rule"));
+    }
+
+    #[test]
+    fn a_command_is_shown_as_it_would_be_run() {
+        let mut request = sample::request();
+        request.action.kind = syshold_protocol::ActionKind::Exec;
+        request.action.exec = Some(Exec {
+            argv: vec!["kubectl".into(), "delete".into(), "a b\u{202e}".into()],
+            whole: false,
+            argv_sha256: Digest([1; 32]),
+            sha256: Some(Digest([2; 32])),
+        });
+        assert_eq!(
+            title(&request),
+            "support-bot wants to run kubectl delete 'a b\\u{202e}'"
+        );
+        let facts = rendered(&request).facts;
+        let has = |label, value: &str| {
+            let mut facts = facts.iter();
+            facts.any(|fact| fact.label == label && fact.value.contains(value))
+        };
+        assert!(has("Would run", "kubectl delete 'a b") && has("Arguments", "cut"));
+        assert!(has("SHA-256 of what would run", "0202"));
     }
 
     #[test]
@@ -291,6 +427,12 @@ mod tests {
         let mut other = request.clone();
         other.process.cwd.push('x');
         assert_ne!(rendered(&other).digest().unwrap(), digest);
+        let mut other = request.clone();
+        other.taint = Some(tainted());
+        let first = rendered(&other).digest().unwrap();
+        assert_ne!(first, digest);
+        other.taint.as_mut().unwrap().readings[0].what.push('x');
+        assert_ne!(rendered(&other).digest().unwrap(), first);
         let late = Rendered::new(&request, Digest([7; 32]), "web-1", RequestPhase::Late);
         assert_ne!(
             late.digest().unwrap(),

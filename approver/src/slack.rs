@@ -193,7 +193,10 @@ fn message(sheet: &Sheet, inbox_url: &str) -> Value {
     };
     let agent = short(&request.agent.name, 80);
     let object = {
-        let raw = render::object(&request.action.object);
+        let raw = match &request.action.exec {
+            Some(_) => render::title(request),
+            None => render::object(&request.action.object),
+        };
         // Escaped already: only the cut is wanted.
         cut(&raw, 1500, &hidden)
     };
@@ -201,6 +204,15 @@ fn message(sheet: &Sheet, inbox_url: &str) -> Value {
         field("Host", &short(&sheet.filed.host_name, 200)),
         field("Action", request.action.kind.as_str()),
     ];
+    if let Some(taint) = &request.taint {
+        // The readings are in the inbox: Slack takes ten fields.
+        let last = taint
+            .readings
+            .last()
+            .map(|last| format!("; last {}", last.what));
+        let read = format!("{}{}", taint.classes.join(", "), last.unwrap_or_default());
+        fields.push(field("Has read before", &short(&read, 300)));
+    }
     if !request.data.classes.is_empty() {
         fields.push(field("Data", &short(&request.data.classes.join(", "), 200)));
     }

@@ -23,6 +23,7 @@ pub mod enrol;
 pub mod ids;
 pub mod problem;
 pub mod request;
+pub mod taint;
 
 pub use accept::{Accepted, Outstanding, Refusal, Ruling, accept};
 pub use decision::{
@@ -33,9 +34,10 @@ pub use enrol::{EnrolRequest, EnrolResponse, EnrolToken};
 pub use ids::{BootId, DecisionId, Digest, HostId, Nonce, RequestId, Subject, UnixMs, Wide};
 pub use problem::Problem;
 pub use request::{
-    Action, ActionKind, ActionObject, Agent, Ancestor, Data, LedgerRef, Outcome, OutcomeResult,
-    PolicyRef, Process, Request, RequestPhase, RequestState, Risk,
+    Action, ActionKind, ActionObject, Agent, Ancestor, Data, Exec, LedgerRef, Outcome,
+    OutcomeResult, PolicyRef, Process, Request, RequestPhase, RequestState, Risk,
 };
+pub use taint::{Reading, Taint};
 
 /// The protocol version that requests and decisions carry in `v`.
 pub const VERSION: u32 = 1;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::VERSION;
 use crate::decision::Scope;
 use crate::ids::{BootId, DecisionId, Digest, HostId, Nonce, RequestId, Subject, UnixMs, Wide};
+pub use crate::taint::{MAX_READS, Reading, Taint};
 
 /// A hold as the host reports it. Absent options are left out of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Request {
     pub process: Process,
     pub action: Action,
     pub data: Data,
+    /// What the process has read before, if anything that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taint: Option<Taint>,
     pub policy: PolicyRef,
     pub risk: Risk,
     /// The scopes an approver may choose; `once` is always among them.
@@ -93,6 +97,25 @@ pub struct Ancestor {
 pub struct Action {
     pub kind: ActionKind,
     pub object: ActionObject,
+    /// With [`ActionKind::Exec`]: what would be run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Exec>,
+}
+
+/// What execve would run. Read from the memory of the held thread: another thread that shares it
+/// could change it before the syscall goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// The program's own name first.
+    pub argv: Vec<String>,
+    /// All arguments are here, and none is cut.
+    pub whole: bool,
+    /// Of the arguments as bytes, each with a NUL behind it.
+    pub argv_sha256: Digest,
+    /// Of the program's file; absent: it could not be read, or not be told for sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
 }
 
 /// The actions of a policy.
@@ -282,6 +305,12 @@ pub enum RequestFault {
     Object,
     #[error("more than {MAX_ITEMS} argv entries, ancestors, classes or scopes")]
     Items,
+    #[error(
+        "taint has no class, or more than {MAX_READS} readings, or one with more than {MAX_ITEMS} classes or approvers"
+    )]
+    Taint,
+    #[error("action.exec belongs to the action exec, and to no other")]
+    Exec,
     #[error("coalesce_key or agent.name is empty")]
     Empty,
 }
@@ -292,7 +321,9 @@ pub const MAX_ITEMS: usize = 256;
 impl Request {
     /// What serde cannot check.
     pub fn check(&self) -> Result<(), RequestFault> {
+        let exec = self.action.exec.as_ref();
         let lists = [
+            exec.map_or(0, |exec| exec.argv.len()),
             self.process.argv.len(),
             self.process.ancestry.len(),
             self.data.classes.len(),
@@ -313,6 +344,10 @@ impl Request {
             Err(RequestFault::Object)
         } else if lists.iter().any(|len| *len > MAX_ITEMS) {
             Err(RequestFault::Items)
+        } else if !self.taint.as_ref().is_none_or(Taint::is_sound) {
+            Err(RequestFault::Taint)
+        } else if exec.is_some() && self.action.kind != ActionKind::Exec {
+            Err(RequestFault::Exec)
         } else if self.coalesce_key.is_empty() || self.agent.name.is_empty() {
             Err(RequestFault::Empty)
         } else {
@@ -344,6 +379,9 @@ pub(crate) mod tests {
                         "ancestry": [{"pid": 1, "start_time": "0", "exe": "/sbin/init"}]},
             "action": {"kind": "connect", "object": {"requested": "example.com", "resolved": "192.0.2.7:443", "ip": "192.0.2.7", "port": 443}},
             "data": {"classes": ["pii"]},
+            "taint": {"classes": ["keys"], "more": 0, "readings": [
+                {"what": "/srv/keys/a", "classes": ["keys"], "pid": 40, "program": "cat", "at": 1_700_000_000_000_u64,
+                 "rule": "keys", "request_id": "01938d5e-6b2a-7c3d-8e4f-0123456789aa", "approved_by": ["bob@example.com"]}]},
             "policy": {"rule": "egress", "sha256": "cd".repeat(32), "title": "Outbound", "why": "no rule allows it"},
             "risk": "medium", "allowed_scopes": ["once", "process", "10m"], "max_ttl_s": 600,
             "quorum": 1, "coalesce_key": "k", "waiting": 3
@@ -368,6 +406,8 @@ pub(crate) mod tests {
             "/action",
             "/action/object",
             "/data",
+            "/taint",
+            "/taint/readings/0",
             "/policy",
         ] {
             let mut wider = value.clone();
@@ -387,7 +427,7 @@ pub(crate) mod tests {
     #[test]
     fn faults_are_named() {
         type Change = fn(&mut Request);
-        let table: [(Change, RequestFault); 7] = [
+        let table: [(Change, RequestFault); 11] = [
             (|r| r.v = 2, RequestFault::Version),
             (|r| r.request_id.0 = uuid::Uuid::nil(), RequestFault::Id),
             (|r| r.hold_until = r.created_at, RequestFault::Hold),
@@ -398,6 +438,32 @@ pub(crate) mod tests {
                 RequestFault::Items,
             ),
             (|r| r.agent.name.clear(), RequestFault::Empty),
+            (|r| r.taint = Some(Taint::default()), RequestFault::Taint),
+            (
+                |r| {
+                    let taint = r.taint.as_mut().unwrap();
+                    taint.readings = vec![taint.readings[0].clone(); MAX_READS + 1];
+                },
+                RequestFault::Taint,
+            ),
+            (
+                |r| {
+                    let taint = r.taint.as_mut().unwrap();
+                    taint.readings[0].approved_by = vec!["a".parse().unwrap(); MAX_ITEMS + 1];
+                },
+                RequestFault::Taint,
+            ),
+            (
+                |r| {
+                    r.action.exec = Some(Exec {
+                        argv: Vec::new(),
+                        whole: true,
+                        argv_sha256: Digest([0; 32]),
+                        sha256: None,
+                    });
+                },
+                RequestFault::Exec,
+            ),
         ];
         for (change, fault) in table {
             let mut request = sample();

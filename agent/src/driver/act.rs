@@ -51,7 +51,7 @@ impl Driver {
         }
     }
 
-    fn park(&mut self, hold: HoldId) {
+    pub(super) fn park(&mut self, hold: HoldId) {
         let Some(fact) = self.facts.get(&hold) else {
             return;
         };
@@ -153,6 +153,7 @@ impl Driver {
             ask: &ask,
             fact,
             described: &described,
+            taint: self.taint_of(fact),
             launched_by,
             waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
             now: wall(),
@@ -296,6 +297,9 @@ impl Driver {
             return self.gate_step(gate::Input::RecordFailed { hold });
         };
         let draft = compose::decision_leaf(hold, fact, decision, &self.policy);
+        if let Some(fact) = self.facts.get_mut(&hold) {
+            fact.leave = Some(super::Leave::of(decision));
+        }
         self.commit(draft, move |result| Input::Recorded(hold, result));
     }
 

@@ -15,11 +15,14 @@ mod act;
 mod adopt;
 mod aside;
 mod compose;
+mod hold;
+mod readings;
 mod reload;
 mod report;
 mod selftest;
 mod signals;
 mod watch;
+mod words;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -29,7 +32,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use syshold_abi::{self as abi, Event, Pending, event};
 use syshold_ledger::{Draft, Kind, Ledger};
 use syshold_protocol::Outstanding;
 use syshold_protocol::ids::{DecisionId, RequestId, Subject, UnixMs};
@@ -42,14 +44,14 @@ use crate::approver::client::{self, Approver};
 use crate::canary::Canary;
 use crate::control::{self, Asked};
 use crate::enrich::{Described, Enricher};
-use crate::gate::{self, Gate, Gone, Hold, Limits, Now, Process, Verdict};
+use crate::gate::{self, Gate, Limits, Now, Process, Verdict};
 use crate::governing::Governing;
-use crate::kernel::{self, Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError};
 use crate::names::{Change, Names};
 use crate::park::Parking;
 use crate::policy::Policy;
 use crate::request::{AgentId, HoldId};
-use crate::rules::{self, BuiltIn, Facts};
+use crate::rules::BuiltIn;
 
 pub use self::adopt::unanswered;
 
@@ -70,6 +72,8 @@ enum Input {
         Result<Box<Described>, gate::AskFailure>,
         Option<String>,
     ),
+    /// What a held execve would run.
+    Looked(HoldId, Box<crate::request::Exec>),
     /// The request leaf is durable, or is not.
     RequestRecorded(Box<Open>, Result<(), String>),
     /// The decision leaf of a hold is durable, or is not.
@@ -92,6 +96,8 @@ struct Open {
 struct Fact {
     tid: u32,
     tgid: u32,
+    process: Process,
+    held_at: Now,
     comm: String,
     syscall: u32,
     hook: u32,
@@ -99,8 +105,20 @@ struct Fact {
     host: Option<String>,
     agent: String,
     request: crate::request::Request,
+    /// What it would run is being read; until then nobody can judge it.
+    looking: bool,
+    /// Once it is decided.
+    leave: Option<Leave>,
     /// Published, waiting for the kernel to apply it.
     released: Option<Verdict>,
+}
+
+/// Who let something happen.
+#[derive(Clone, Debug, Default)]
+struct Leave {
+    rule: String,
+    request: Option<RequestId>,
+    approved_by: Vec<Subject>,
 }
 
 /// What the driver is made of.
@@ -152,6 +170,7 @@ pub struct Driver {
     used: (HashSet<DecisionId>, VecDeque<DecisionId>),
     denials: watch::Denials,
     soon: aside::Soon,
+    readings: readings::Readings,
     followers: Vec<control::Answers>,
     canary: Canary,
     selftest: Option<selftest::Selftest>,
@@ -202,6 +221,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
         used: (HashSet::new(), VecDeque::new()),
         denials: watch::Denials::default(),
         soon: aside::Soon::default(),
+        readings: readings::Readings::default(),
         followers: Vec::new(),
         canary: Canary::default(),
         selftest: None,
@@ -333,173 +353,12 @@ impl Driver {
         Ok(())
     }
 
-    // ---- kernel ----
-
-    fn kernel_event(&mut self, event: &Event) {
-        match event.kind {
-            event::HELD => match self.kernel.held(event.tid) {
-                Ok(Some(pending)) => self.held(&pending),
-                Ok(None) => {}
-                Err(error) => tracing::error!(%error, tid = event.tid, "a hold cannot be read"),
-            },
-            event::RESUMED => self.resumed(HoldId(event.id)),
-            event::ABANDONED => {
-                let died = !std::path::Path::new(&format!("/proc/{}", event.tid)).exists();
-                let why = if died { Gone::Died } else { Gone::Abandoned };
-                self.gone(HoldId(event.id), why);
-            }
-            event::DENIED => self.kernel_denied(event),
-            event::SIGNAL => self.signalled(event.tgid, event.tid, event.key.a != 0),
-            event::ENTERED => tracing::info!(
-                pid = event.tgid,
-                agent = self.agent_name(AgentId(event.agent)),
-                "governed from now on"
-            ),
-            event::TAINTED => tracing::debug!(
-                pid = event.tgid,
-                hold = event.id,
-                classes = event.key.a,
-                "carries from now on what it has read"
-            ),
-            event::EXITED | event::EXECED => {
-                let process = Process {
-                    tgid: event.tgid,
-                    start_ns: event.key.a,
-                };
-                if event.kind == event::EXITED {
-                    self.launched.remove(&process);
-                }
-                self.gate_step(gate::Input::ProcessExited { process });
-            }
-            kind => tracing::warn!(kind, "an event of an unknown kind"),
-        }
-    }
-
-    /// A hold, new or seen again.
-    fn held(&mut self, pending: &Pending) {
-        let id = kernel::hold_id(pending);
-        if let Some(fact) = self.facts.get(&id)
-            && let Some(verdict) = fact.released
-        {
-            // Published already; it spins, or stopped in the very moment of the release.
-            self.wake(pending.tid, pending.tgid, id, verdict);
-            return;
-        }
-        let mut request = kernel::request_of(pending);
-        if pending.glob_classes != 0 {
-            let sure = request.classes.0;
-            let candidates = crate::request::Classes(pending.glob_classes & !sure);
-            let path = match &request.object {
-                crate::request::Object::File {
-                    path: Some(path), ..
-                } => path.as_str(),
-                // A new file's whole path is not known: every candidate stays.
-                _ => "",
-            };
-            let settled = self.policy.settle_globs(candidates, path);
-            request.classes = crate::request::Classes(sure | settled.0);
-        }
-        let facts = Facts {
-            names: &self.names,
-            builtin: &self.builtin,
-        };
-        let judgement = self
-            .selftest_says(&request)
-            .unwrap_or_else(|| rules::judge(&self.policy, &request, &facts));
-        let process = Process {
-            tgid: pending.tgid,
-            start_ns: pending.start_ns,
-        };
-        if !self.facts.contains_key(&id) {
-            if let Some(before) = self.by_tid.insert(pending.tid, id) {
-                self.gone(before, Gone::Abandoned);
-                self.by_tid.insert(pending.tid, id);
-            }
-            let fact = self.fact_of(pending, &request);
-            self.facts.insert(id, fact);
-        }
-        let hold = Hold {
-            id,
-            tid: pending.tid,
-            process,
-            session: self.session_of(process),
-            held_at: Now(pending.since_ns / 1_000_000),
-            request,
-        };
-        self.gate_step(gate::Input::Held { hold, judgement });
-        self.tell_followers(id);
-    }
-
-    fn fact_of(&self, pending: &Pending, request: &crate::request::Request) -> Fact {
-        let host = request.object.ip().and_then(|ip| {
-            self.names
-                .names_of(ip)
-                .next()
-                .map(|name| name.as_str().to_owned())
-        });
-        Fact {
-            tid: pending.tid,
-            tgid: pending.tgid,
-            comm: String::from_utf8_lossy(&pending.comm)
-                .trim_end_matches('\0')
-                .to_owned(),
-            syscall: pending.syscall,
-            hook: pending.hook,
-            class_names: self
-                .policy
-                .class_names(request.classes)
-                .map(str::to_owned)
-                .collect(),
-            host,
-            agent: self.agent_name(request.agent),
-            request: request.clone(),
-            released: None,
-        }
-    }
-
-    /// The root of a process's tree, while that runs.
-    fn session_of(&self, process: Process) -> Option<Process> {
-        let root = self.kernel.details(process.tgid).ok().flatten()?.root;
-        if root == process.tgid {
-            return Some(process);
-        }
-        let details = self.kernel.details(root).ok().flatten()?;
-        // A reused PID that began another tree later is nobody's ancestor.
-        let same = details.root == root && details.start_ns <= process.start_ns;
-        same.then_some(Process {
-            tgid: root,
-            start_ns: details.start_ns,
-        })
-    }
-
-    fn resumed(&mut self, id: HoldId) {
-        self.forget(id);
-        self.gate_step(gate::Input::Resumed { hold: id });
-        self.facts.remove(&id);
-    }
-
-    fn gone(&mut self, id: HoldId, why: Gone) {
-        self.forget(id);
-        self.gate_step(gate::Input::Gone { hold: id, why });
-        self.facts.remove(&id);
-    }
-
-    fn forget(&mut self, id: HoldId) {
-        let Some(fact) = self.facts.get(&id) else {
-            return;
-        };
-        let tid = fact.tid;
-        self.parking.woke(tid);
-        if self.by_tid.get(&tid) == Some(&id) {
-            self.by_tid.remove(&tid);
-        }
-    }
-
     // ---- tasks ----
 
     fn input(&mut self, input: Input) {
         match input {
             Input::Described(ask, result, path) => self.described(*ask, result, path),
+            Input::Looked(hold, exec) => self.looked(hold, *exec),
             Input::RequestRecorded(open, result) => self.request_recorded(*open, result),
             Input::Recorded(hold, Ok(())) => self.gate_step(gate::Input::Recorded { hold }),
             Input::Recorded(hold, Err(error)) => {
@@ -526,46 +385,4 @@ impl Driver {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Hooks by their number, for people.
-fn hook_name(hook: u32) -> &'static str {
-    match hook {
-        abi::hook::SOCKET_CREATE => "socket_create",
-        abi::hook::SOCKET_CONNECT => "socket_connect",
-        abi::hook::SOCKET_SENDMSG => "socket_sendmsg",
-        abi::hook::FILE_OPEN => "file_open",
-        abi::hook::FILE_PERMISSION => "file_permission",
-        abi::hook::MMAP_FILE => "mmap_file",
-        abi::hook::PATH_MKNOD => "path_mknod",
-        abi::hook::IO_URING => "io_uring",
-        abi::hook::SOCKET_BIND => "socket_bind",
-        abi::hook::SOCKET_LISTEN => "socket_listen",
-        abi::hook::SOCKET_ACCEPT => "socket_accept",
-        abi::hook::SOCKET_SETSOCKOPT => "socket_setsockopt",
-        abi::hook::UNIX_CONNECT => "unix_connect",
-        abi::hook::UNIX_SEND => "unix_send",
-        abi::hook::EGRESS => "egress",
-        abi::hook::PATH_RENAME => "path_rename",
-        abi::hook::PATH_LINK => "path_link",
-        abi::hook::PATH_UNLINK => "path_unlink",
-        abi::hook::PATH_TRUNCATE => "path_truncate",
-        abi::hook::PATH_ATTRIBUTES => "path_attributes",
-        abi::hook::PATH_MAKE => "path_make",
-        abi::hook::BPRM_CHECK => "bprm_check",
-        abi::hook::BPRM_CREDS => "bprm_creds",
-        abi::hook::SETUID => "setuid",
-        abi::hook::CAPSET => "capset",
-        abi::hook::CAPABLE => "capable",
-        abi::hook::USERNS => "userns",
-        abi::hook::MOUNT => "mount",
-        abi::hook::PTRACE => "ptrace",
-        abi::hook::BPF => "bpf",
-        abi::hook::PERF => "perf",
-        abi::hook::KERNEL_CODE => "kernel_code",
-        abi::hook::KILL => "kill",
-        abi::hook::IOCTL => "ioctl",
-        abi::hook::DAEMON_TASK => "daemon_task",
-        _ => "other",
-    }
 }

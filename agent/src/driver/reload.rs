@@ -4,7 +4,7 @@ use super::{Driver, compose};
 use crate::gate;
 use crate::kernel::KernelError;
 use crate::names::{Change, Resolver, parse_resolv_conf};
-use crate::policy::{self, Policy, PolicyError};
+use crate::policy::{self, PolicyError};
 use crate::rules::Facts;
 
 impl Driver {
@@ -52,12 +52,11 @@ impl Driver {
         if self.selftest.is_some() {
             return Err(ReloadError::Selftest);
         }
-        let fresh = policy::load(&self.policy_path)?;
+        let mut fresh = policy::load(&self.policy_path)?;
+        fresh
+            .keep_places(&self.policy)
+            .map_err(ReloadError::Moved)?;
         let old = std::mem::replace(&mut self.policy, fresh);
-        if let Some(table) = moved(&old, &self.policy) {
-            self.policy = old;
-            return Err(ReloadError::Moved(table));
-        }
         if let Err(error) = self.put_in_force() {
             self.policy = old;
             if let Err(again) = self.put_in_force() {
@@ -107,22 +106,6 @@ impl Driver {
         if let Ok(text) = std::fs::read_to_string("/etc/resolv.conf") {
             self.builtin.resolvers = parse_resolv_conf(&text);
         }
-    }
-}
-
-/// Which table keeps its entries no longer at their places. Agents are known to the kernel by
-/// their place, and so are the classes of pending holds: a policy that moves one would hand it
-/// to another.
-fn moved(old: &Policy, new: &Policy) -> Option<&'static str> {
-    fn starts_with<T>(new: &[T], old: &[T], same: impl Fn(&T, &T) -> bool) -> bool {
-        old.len() <= new.len() && old.iter().zip(new).all(|(old, new)| same(old, new))
-    }
-    if !starts_with(new.agents(), old.agents(), |a, b| a.name == b.name) {
-        Some("[[govern]]")
-    } else if !starts_with(new.classes(), old.classes(), |a, b| a.name == b.name) {
-        Some("[[protect]]")
-    } else {
-        None
     }
 }
 

@@ -313,6 +313,11 @@ impl Driver {
         .into_iter()
         .filter(|(fallback, _)| *fallback == Fallback::Allow)
         .map(|(_, when)| format!("held syscalls are ALLOWED when {when}"))
+        .chain(self.policy.agents().iter().filter_map(|agent| {
+            let kept = agent.exceptions.describe();
+            let kept = kept.join(", ");
+            (!kept.is_empty()).then(|| format!("{} may use, unheld: {kept}", agent.name))
+        }))
         .chain(
             self.governing
                 .missing()
@@ -353,7 +358,7 @@ impl Driver {
             tid: hold.tid,
             comm: fact.map(|fact| fact.comm.clone()).unwrap_or_default(),
             action: hold.request.actions.to_string(),
-            object: hold.request.object.label(),
+            object: hold.request.label(),
             rule: view.reason.rule.clone(),
             mode: match self.kernel.held(hold.tid) {
                 Ok(Some(pending)) if pending.mode == syshold_abi::mode::STOP => "stop",

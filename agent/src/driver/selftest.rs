@@ -9,12 +9,12 @@ use syshold_abi::Event;
 use syshold_ledger::{Draft, Kind};
 use tokio::time::Instant;
 
-use super::{Driver, watch::cause_name};
+use super::{Driver, words::cause_name};
 use crate::control::{self, Answers, Asked, Call, Refusal, Reply, SelftestReport};
 use crate::gate::Verdict;
 use crate::kernel::{self, PINS};
 use crate::policy::{Policy, SELFTEST};
-use crate::request::{Actions, AgentId, HoldId, Object, Request};
+use crate::request::{Actions, AgentId, Classes, HoldId, Object, Request};
 use crate::rules::{Judgement, Reason};
 
 /// Longer than any self-test takes: a caller that hangs is given up.
@@ -153,6 +153,7 @@ impl Driver {
         let reason = |why: &str| Reason {
             rule: SELFTEST.to_owned(),
             why: why.to_owned(),
+            taint: Classes(0),
         };
         Some(if selftest.is_approved(&request.object) {
             Judgement::Allow(reason("the self-test tries what is allowed"))

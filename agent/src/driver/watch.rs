@@ -6,7 +6,8 @@ use syshold_abi::{Event, cause};
 use syshold_ledger::{Draft, Kind, leaf};
 use tokio::time::Instant;
 
-use super::{Driver, Input, hook_name, monotonic, nanos};
+use super::words::{cause_name, hook_name};
+use super::{Driver, Input, monotonic, nanos};
 use crate::gate::Gone;
 use crate::kernel;
 use crate::request::{Actions, AgentId, HoldId};
@@ -47,6 +48,7 @@ impl Driver {
             self.sweep(false);
         }
         if self.ticks.is_multiple_of(LOOK_EVERY) {
+            self.forget_readings();
             self.governing.refresh(&mut self.kernel, &self.policy);
             if let Some(approver) = &self.approver {
                 approver.probe();
@@ -203,31 +205,6 @@ fn denied_object(event: &Event) -> String {
         ),
         _ if event.key.kind == 0 => hook_name(event.hook).to_owned(),
         _ => kernel::object_of(&event.key, None).label(),
-    }
-}
-
-pub(super) fn cause_name(why: u32) -> &'static str {
-    match why {
-        cause::RULE => "a rule of the policy",
-        cause::DAEMON_AWAY => "the daemon is away",
-        cause::FULL => "a kernel map is full",
-        cause::CONTEXT => "a syscall that cannot be held",
-        cause::SIGNAL => "the thread could not be made to wait",
-        cause::SPINNING => "restarted too often",
-        cause::SOCKET_TYPE => "a kind of socket that cannot be governed",
-        cause::IO_URING => "io_uring",
-        cause::UNKNOWN_AGENT => "the agent is not known",
-        cause::UNREADABLE => "the address cannot be read",
-        cause::SELF_PROTECTION => "self-protection",
-        cause::CAPABILITY => "a capability that would lift the hold",
-        cause::NAMESPACE => "a user namespace, mount or chroot",
-        cause::TRACE => "tracing a process of someone else",
-        cause::DEVICE => "a device that is not open to the agent",
-        cause::KERNEL_FS => "a file that changes the kernel",
-        cause::TERMINAL => "keystrokes put into a terminal",
-        cause::KERNEL_CODE => "bpf, perf events, modules or kexec",
-        cause::SETFSUID => "setfsuid",
-        _ => "unknown",
     }
 }
 
