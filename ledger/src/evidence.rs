@@ -87,6 +87,7 @@ pub fn write<W: Write + Seek>(
     let mut records = String::new();
     let mut csv = csv_line(Record::COLUMNS);
     let mut found = Vec::new();
+    let mut openings = String::new();
     let mut controls = vec![Vec::new(); CONTROLS.len()];
     query.run(reader, |leaf, record| {
         records.push_str(&leaf.body);
@@ -111,6 +112,13 @@ pub fn write<W: Write + Seek>(
     bundle.add("verify.go", VERIFY_GO.as_bytes())?;
     bundle.add("checkpoint", note.to_string().as_bytes())?;
     bundle.add("records.jsonl", records.as_bytes())?;
+    for idx in &found {
+        for opening in reader.salted(*idx)? {
+            openings.push_str(&opening.to_string());
+            openings.push('\n');
+        }
+    }
+    bundle.add("openings.jsonl", openings.as_bytes())?;
     bundle.add("records.csv", csv.as_bytes())?;
     bundle.add("controls.csv", supported(&controls).as_bytes())?;
     let page = report::html(reader, query, proof, now)?;

@@ -16,9 +16,10 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::ClockSource;
 use crate::leaf::{Draft, DraftError};
 use crate::note::Note;
+use crate::prune::Plan;
 use crate::store::OpenError;
 use crate::tree::TreeHash;
-use crate::writer::{Job, Order, UpkeepError, Writer};
+use crate::writer::{Job, Order, Redaction, UpkeepError, Writer};
 
 /// The writing end of a ledger. Clones share one writer; the last one dropped waits for the queue
 /// to be written.
@@ -149,6 +150,20 @@ impl Ledger {
     /// The same outside async code.
     pub fn rotate_key_now(&self) -> Result<Committed, UpkeepError> {
         self.order(Writer::rotate)?
+            .blocking_recv()
+            .map_err(|_| AppendError::Closed)?
+    }
+
+    /// Makes committed values unreadable for good. Gives the `redact` leaf. Not in async code.
+    pub fn redact(&self, what: Redaction) -> Result<Committed, UpkeepError> {
+        self.order(move |writer| writer.redact(&what))?
+            .blocking_recv()
+            .map_err(|_| AppendError::Closed)?
+    }
+
+    /// Removes what a plan names; `by` ordered it. Gives the `prune` leaf. Not in async code.
+    pub fn prune(&self, plan: Plan, by: String) -> Result<Committed, UpkeepError> {
+        self.order(move |writer| writer.prune(&plan, &by))?
             .blocking_recv()
             .map_err(|_| AppendError::Closed)?
     }

@@ -33,6 +33,7 @@ pub mod leaf;
 pub mod note;
 pub mod ocsf;
 mod prove;
+pub mod prune;
 pub mod query;
 mod reader;
 pub mod record;
@@ -56,7 +57,7 @@ pub use reader::{Filter, Leaf, ReadError, Reader};
 pub use store::OpenError;
 pub use tree::{TreeHash, leaf_hash};
 pub use verify::{Cosigned, Exit, Report, Trust, verify, verify_with};
-pub use writer::UpkeepError;
+pub use writer::{Redaction, UpkeepError};
 
 /// The version that leaves carry in `v`.
 pub const LEAF_VERSION: u32 = 1;

@@ -88,16 +88,21 @@ impl Query {
         reader: &Reader,
         mut each: impl FnMut(&Leaf, &Record) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
+        let mut trouble = Ok(());
         reader.scan(&self.filter, |leaf| {
-            let record = Record::of(&leaf);
-            if self
-                .control
-                .is_some_and(|control| !control.supports(&record))
-            {
-                return ControlFlow::Continue(());
+            let record = match Record::opened(&leaf, reader) {
+                Ok(record) => record,
+                Err(error) => {
+                    trouble = Err(error);
+                    return ControlFlow::Break(());
+                }
+            };
+            match self.control {
+                Some(control) if !control.supports(&record) => ControlFlow::Continue(()),
+                _ => each(&leaf, &record),
             }
-            each(&leaf, &record)
-        })
+        })?;
+        trouble
     }
 }
 

@@ -20,6 +20,8 @@ use crate::tree::TreeHash;
 pub struct Reader {
     conn: Connection,
     path: PathBuf,
+    /// A ledger from before there were any has none.
+    has_openings: bool,
     /// Where the copy is that is read in place of the file.
     _copy: Option<TempDir>,
 }
@@ -106,13 +108,15 @@ impl Reader {
             source,
         })?;
         let (conn, copy) = connect(path)?;
-        let reader = Self {
+        let mut reader = Self {
             conn,
             path: path.to_owned(),
+            has_openings: false,
             _copy: copy,
         };
         let (application, version, _) =
             store::identity(&reader.conn).map_err(|source| reader.wrong(source))?;
+        reader.has_openings = version >= 2;
         if application != APPLICATION_ID {
             return Err(ReadError::NotALedger { path: reader.path });
         }
@@ -179,11 +183,30 @@ impl Reader {
 
     /// What opens the commitments of a leaf: path and value, as JSON.
     pub fn openings(&self, idx: u64) -> Result<Vec<(String, String)>, ReadError> {
+        if !self.has_openings {
+            return Ok(Vec::new());
+        }
         let read = || {
             let mut statement = self
                 .conn
                 .prepare_cached("SELECT path, value FROM opening WHERE idx = ?1 ORDER BY path")?;
             let rows = statement.query_map([integer(idx)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|source| self.wrong(source))
+    }
+
+    /// The same for somebody who checks them: with the salt, hex.
+    pub(crate) fn salted(&self, idx: u64) -> Result<Vec<Value>, ReadError> {
+        let read = || {
+            let mut statement = self.conn.prepare_cached(
+                "SELECT path, salt, value FROM opening WHERE idx = ?1 ORDER BY path",
+            )?;
+            let rows = statement.query_map([integer(idx)], |row| {
+                let salt = crate::chain::hex(&row.get::<_, [u8; 16]>(1)?);
+                let (path, value): (String, String) = (row.get(0)?, row.get(2)?);
+                Ok(serde_json::json!({"idx": idx, "path": path, "salt": salt, "value": value}))
+            })?;
             rows.collect::<rusqlite::Result<_>>()
         };
         read().map_err(|source| self.wrong(source))

@@ -1,7 +1,8 @@
 //! A leaf as auditors read it: one flat record, the same in tables, CSV and reports.
 use serde_json::Value;
 
-use crate::reader::Leaf;
+use crate::leaf::commit::{self, MARK};
+use crate::reader::{Leaf, ReadError, Reader};
 
 /// One leaf, flattened. What a leaf does not say is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,9 +44,21 @@ pub struct Person {
 }
 
 impl Record {
-    /// What a leaf says.
+    /// What a leaf says; a value that it only commits to is not in it.
     pub fn of(leaf: &Leaf) -> Self {
         Self::from_value(leaf.idx, &leaf.value(), leaf.hash.to_string())
+    }
+
+    /// The same with what opens its commitments.
+    pub fn opened(leaf: &Leaf, reader: &Reader) -> Result<Self, ReadError> {
+        let mut value = leaf.value();
+        if leaf.body.contains(MARK) {
+            for (path, opened) in reader.openings(leaf.idx)? {
+                let opened = serde_json::from_str(&opened).unwrap_or_default();
+                commit::open(&mut value, &path, opened);
+            }
+        }
+        Ok(Self::from_value(leaf.idx, &value, leaf.hash.to_string()))
     }
 
     pub(crate) fn from_value(idx: u64, leaf: &Value, hash: String) -> Self {
@@ -185,9 +198,7 @@ impl Record {
 fn said(value: Option<&Value>) -> String {
     match value {
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Object(map)) if map.contains_key(crate::leaf::commit::MARK) => {
-            "(committed to)".to_owned()
-        }
+        Some(Value::Object(map)) if map.contains_key(MARK) => "(committed to)".to_owned(),
         _ => String::new(),
     }
 }

@@ -259,14 +259,7 @@ impl Store {
             OpenError::Sqlite { source, .. } => CommitError::Sqlite(source),
             _ => CommitError::Busy,
         })?;
-        let busy: i64 = store
-            .conn
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        if busy == 0 {
-            Ok(store)
-        } else {
-            Err(CommitError::Busy)
-        }
+        store.forget().map(|()| store)
     }
 
     fn connect(path: &Path) -> Result<Self, OpenError> {
@@ -283,6 +276,8 @@ impl Store {
             conn.busy_timeout(Duration::from_secs(2))?;
             conn.pragma_update(None, "trusted_schema", false)?;
             conn.pragma_update(None, "cell_size_check", true)?;
+            // What is redacted or pruned is overwritten, not only unlinked.
+            conn.pragma_update(None, "secure_delete", true)?;
             conn.query_row("PRAGMA journal_mode = WAL", [], |row| {
                 row.get::<_, String>(0)
             })?;
@@ -398,6 +393,27 @@ impl Store {
             path: self.path.clone(),
             finding,
         }
+    }
+
+    /// Takes what was deleted out of the log as well.
+    pub(crate) fn forget(&self) -> Result<(), CommitError> {
+        let busy: i64 = self
+            .conn
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy == 0 {
+            Ok(())
+        } else {
+            Err(CommitError::Busy)
+        }
+    }
+
+    /// The paths of the openings of a leaf.
+    pub(crate) fn opened(&self, idx: u64) -> rusqlite::Result<Vec<String>> {
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT path FROM opening WHERE idx = ?1 ORDER BY path")?;
+        let paths = statement.query_map([idx], |row| row.get(0))?;
+        paths.collect()
     }
 
     /// The stored hash of one leaf.

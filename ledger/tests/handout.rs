@@ -138,7 +138,7 @@ fn the_report_says_what_it_covers_and_runs_nothing() {
     query.say("approver", "erin@example.com");
     common::unguarded(&path, |conn| {
         conn.execute(
-            "UPDATE leaf SET body = replace(body, 'ticket', 'tocket') WHERE idx = 4",
+            "UPDATE leaf SET body = replace(body, 'dave', 'dora') WHERE idx = 4",
             [],
         )
         .unwrap();

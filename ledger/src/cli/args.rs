@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
+use crate::prune::RETENTION_DAYS;
 use crate::query::{Query, QueryError};
 
 /// Read and prove the ledger.
@@ -101,6 +102,29 @@ pub(super) enum Command {
         /// The file to write
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
+    },
+    /// Make committed values of a leaf unreadable for good; every proof still holds (the daemon must
+    /// be stopped)
+    Redact {
+        /// The leaf
+        idx: u64,
+        /// The field, such as process.argv; may be repeated [default: all that the leaf commits to]
+        #[arg(long, value_name = "PATH")]
+        field: Vec<String>,
+        /// Why; it is recorded
+        #[arg(long)]
+        reason: String,
+    },
+    /// Remove old leaves that a witness has seen; their hashes stay (the daemon must be stopped)
+    Prune {
+        /// Keep leaves of this many days
+        #[arg(long, default_value_t = RETENTION_DAYS, value_name = "DAYS")]
+        keep: u32,
+        #[command(flatten)]
+        trust: Known,
+        /// Say what would go, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Begin a new epoch: replace the signing key and erase the old one (the daemon must be stopped;
     /// it does this itself every 1,024 leaves)

@@ -1,6 +1,7 @@
 //! `ledger …`, the same in both command lines.
 mod args;
 mod hand_out;
+mod keep;
 mod read;
 mod trust;
 
@@ -13,9 +14,10 @@ use args::{Command, Form};
 
 use crate::DEFAULT_PATH;
 use crate::evidence::EvidenceError;
-use crate::handle::{HostName, HostNameError, Ledger};
+use crate::handle::HostNameError;
 use crate::note::NoteError;
 use crate::prove::ProveError;
+use crate::prune::PruneError;
 use crate::query::QueryError;
 use crate::reader::{ReadError, Reader};
 use crate::store::OpenError;
@@ -62,7 +64,13 @@ pub fn run_at(args: &LedgerArgs, default: &Path) -> ExitCode {
             trust,
             output,
         } => hand_out::evidence(db, only, trust, output),
-        Command::RotateKey => rotate(db),
+        Command::Redact { idx, field, reason } => keep::redact(db, *idx, field, reason),
+        Command::Prune {
+            keep,
+            trust,
+            dry_run,
+        } => keep::prune(db, *keep, trust, *dry_run),
+        Command::RotateKey => keep::rotate(db),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -96,6 +104,8 @@ enum CliError {
     #[error(transparent)]
     Upkeep(#[from] UpkeepError),
     #[error(transparent)]
+    Prune(#[from] PruneError),
+    #[error(transparent)]
     Host(#[from] HostNameError),
     #[error("{what}: {source}")]
     Key { what: String, source: NoteError },
@@ -121,13 +131,6 @@ fn checkpoint(db: &Path) -> Result<(), CliError> {
         Some((note, _)) => print(&note.to_string()),
         None => Err(CliError::NoCheckpoint),
     }
-}
-
-fn rotate(db: &Path) -> Result<(), CliError> {
-    let name = HostName::of_this_machine()?;
-    let ledger = Ledger::open(db, name)?;
-    let rotated = ledger.rotate_key_now()?;
-    print(&format!("a new epoch begins after leaf {}\n", rotated.idx))
 }
 
 fn print(text: &str) -> Result<(), CliError> {

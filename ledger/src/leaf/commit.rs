@@ -70,6 +70,14 @@ fn replace(value: &mut Value, path: String, rest: &[&str], out: &mut Vec<Opened>
     }
 }
 
+/// Puts an opened value where its commitment is: for people to read, never to be hashed.
+pub(crate) fn open(leaf: &mut Value, path: &str, opened: Value) {
+    let pointer = path.replace(['.', '['], "/").replace(']', "");
+    if let Some(place) = leaf.pointer_mut(&format!("/{pointer}")) {
+        *place = opened;
+    }
+}
+
 /// Every commitment in a leaf: path and digest.
 pub(crate) fn commitments(leaf: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
@@ -129,5 +137,10 @@ mod tests {
             assert_ne!(commitment(salt, "process.cwd", value), digest);
         }
         assert_eq!(found.len(), 2);
+        for (path, _, value) in &opened {
+            open(&mut fields, path, serde_json::from_str(value).unwrap());
+        }
+        assert_eq!(fields["process"]["argv"][2], "bob");
+        assert_eq!(fields["approvers"][0]["comment"], "fine");
     }
 }

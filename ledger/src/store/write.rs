@@ -61,13 +61,14 @@ pub(super) fn insert(conn: &Connection, batch: &Batch) -> rusqlite::Result<()> {
             .execute(params![idx, path])?;
     }
     if let Some(floor) = batch.pruned {
-        conn.execute_batch("PRAGMA secure_delete = ON")?;
         conn.execute(
             "INSERT INTO node (level, n, hash) SELECT 0, idx, hash FROM leaf WHERE idx < ?1",
             [floor],
         )?;
         conn.execute("DELETE FROM leaf WHERE idx < ?1", [floor])?;
         conn.execute("DELETE FROM opening WHERE idx < ?1", [floor])?;
+        // The keys that signed those are gone with their leaves.
+        conn.execute("DELETE FROM checkpoint WHERE size <= ?1", [floor])?;
     }
     if let Some(size) = batch.replaces {
         conn.prepare_cached("DELETE FROM checkpoint WHERE size = ?1")?

@@ -277,18 +277,10 @@ impl Checks<'_> {
             Some((cosigned, at)) => (cosigned.size, *at),
             None => (self.seen.floor, i64::MIN),
         };
-        let pruned = self.seen.floor > 0 && covered <= self.seen.floor;
-        if pruned
-            && self
-                .cosigned
-                .as_ref()
-                .is_none_or(|(c, _)| c.size < self.seen.floor)
-        {
-            self.bad(
-                Code::Prune,
-                "a cosigned checkpoint of the pruned leaves",
-                "none",
-            );
+        let kept = self.cosigned.as_ref().map_or(0, |(seen, _)| seen.size);
+        if self.seen.floor > 0 && kept <= self.seen.floor {
+            let expected = "a cosigned checkpoint of the pruned leaves";
+            self.bad(Code::Prune, expected, "none by a witness that is known");
         }
         let late = self.seen.last_ms.saturating_sub(at) > UNANCHORED_MS;
         if !self.witnesses.is_empty() && covered < size && late {

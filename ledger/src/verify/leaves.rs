@@ -1,4 +1,5 @@
 //! The one pass over the leaves: chain, tree, and everything that is gathered on the way.
+use jiff::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
@@ -169,6 +170,7 @@ impl<'c> Pass<'c> {
             // It is a gap like any other, then.
             return Ok(());
         }
+        self.old_enough(floor, &said)?;
         self.meaning.carry(&said["prune"]["carried"]);
         self.seen.keys.extend(
             said["prune"]["carried"]["keys"]
@@ -205,6 +207,33 @@ impl<'c> Pass<'c> {
             ));
         }
         self.take(report);
+        Ok(())
+    }
+
+    /// The first leaf that is left is older than the retention, and so was everything before it.
+    fn old_enough(&mut self, floor: u64, said: &Value) -> rusqlite::Result<()> {
+        let first: Option<String> =
+            self.conn
+                .query_row("SELECT t FROM leaf WHERE idx = ?1", [floor], |row| {
+                    row.get(0)
+                })?;
+        let millis = |t: Option<&str>| {
+            t.and_then(crate::clock::parse)
+                .map(Timestamp::as_millisecond)
+        };
+        let days = said["prune"]["retention_days"].as_i64().unwrap_or(i64::MAX);
+        let (Some(first), Some(then)) = (millis(first.as_deref()), millis(said["t"].as_str()))
+        else {
+            return Ok(());
+        };
+        if then.saturating_sub(first) < days.saturating_mul(86_400_000) {
+            self.findings.push(Finding::new(
+                Code::Prune,
+                floor,
+                format!("leaves older than {days} days pruned only"),
+                "younger ones are gone",
+            ));
+        }
         Ok(())
     }
 

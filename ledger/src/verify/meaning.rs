@@ -6,6 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::chain::{Code, Finding};
+use crate::prune::hold_of;
 use crate::tree::{TreeHash, leaf_hash};
 
 /// What leaves say about each other.
@@ -114,12 +115,7 @@ pub(super) struct Held([u8; 16]);
 
 impl Held {
     pub(super) fn of(leaf: &Value) -> Option<Self> {
-        let (scope, id) = match (leaf["hold"].as_str(), leaf["request"].as_str()) {
-            (Some(hold), _) => (leaf["boot_id"].as_str()?, hold),
-            (None, Some(request)) => ("request", request),
-            (None, None) => return None,
-        };
-        Some(Self::named(&format!("{scope}/{id}")))
+        hold_of(leaf).map(|name| Self::named(&name))
     }
 
     fn named(name: &str) -> Self {

@@ -25,7 +25,7 @@ mod batch;
 mod upkeep;
 
 use batch::{Rows, gap, genesis, step};
-pub use upkeep::UpkeepError;
+pub use upkeep::{Redaction, UpkeepError};
 
 use crate::ballast::Ballast;
 use crate::chain::Tail;

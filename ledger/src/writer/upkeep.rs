@@ -4,14 +4,16 @@ use std::time::Instant;
 use rand_core::{OsRng, RngCore as _};
 use serde_json::json;
 
-use super::batch::introduction;
-use super::{RETRY, Writer};
+use super::batch::{Rows, introduction};
+use super::{RETRY, State, Writer};
 use crate::chain::{Code, Finding, hex};
+use crate::clock::Now;
 use crate::handle::{AppendError, Committed, HostName};
 use crate::keys::KeysError;
 use crate::leaf::{Draft, Kind};
 use crate::note::{Checkpoint, Note, NoteError, Signature};
-use crate::store::{Batch, CommitError, Head, OpenError};
+use crate::prune::Plan;
+use crate::store::{Batch, CommitError, Head, OpenError, Store};
 
 /// Why upkeep was not done.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,12 @@ pub enum UpkeepError {
     Keys(#[from] KeysError),
     #[error(transparent)]
     Note(NoteError),
+    #[error(
+        "done, and recorded in leaf {0}; but somebody reads the ledger, so the old bytes are still in its log: they go once nobody does and the daemon is started again"
+    )]
+    Lingers(u64),
+    #[error("leaf {idx} has nothing to redact in {path}: it is not a commitment, or was redacted")]
+    NotOpen { idx: u64, path: String },
     #[error("a checkpoint of {0} leaves that is not of this ledger")]
     Foreign(u64),
 }
@@ -30,6 +38,17 @@ impl From<CommitError> for UpkeepError {
     fn from(error: CommitError) -> Self {
         AppendError::Store(error.to_string().into()).into()
     }
+}
+
+/// What is to be made unreadable for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redaction {
+    pub idx: u64,
+    /// Such as `process.argv`; none for all of the leaf's commitments.
+    pub paths: Vec<String>,
+    pub reason: String,
+    /// Who ordered it.
+    pub by: String,
 }
 
 /// A name that no other ledger has: two of a host, one after the other, are two logs.
@@ -98,6 +117,77 @@ impl Writer {
             return Err(error.into());
         }
         Ok(committed)
+    }
+
+    /// Deletes openings of a leaf: the `redact` leaf that says so and the deletion are one
+    /// transaction. No `paths`: all of them.
+    pub(crate) fn redact(&mut self, what: &Redaction) -> Result<Committed, UpkeepError> {
+        let there = self
+            .with_store(|store| store.opened(what.idx).map_err(CommitError::from))
+            .map_err(UpkeepError::from)?;
+        let paths = if what.paths.is_empty() {
+            there.clone()
+        } else {
+            what.paths.clone()
+        };
+        if let Some(missing) = paths.iter().find(|path| !there.contains(path)) {
+            return Err(UpkeepError::NotOpen {
+                idx: what.idx,
+                path: missing.clone(),
+            });
+        }
+        if paths.is_empty() {
+            let path = "any field".to_owned();
+            return Err(UpkeepError::NotOpen {
+                idx: what.idx,
+                path,
+            });
+        }
+        let said = json!({
+            "idx": what.idx, "paths": paths, "reason": what.reason, "by": what.by,
+        });
+        let gone = paths.into_iter().map(|path| (what.idx, path)).collect();
+        self.leaf_and(Draft::new(Kind::Redact).field("redact", &said), |batch| {
+            batch.redacted = gone;
+        })
+    }
+
+    /// Deletes the leaves that a plan names, with the `prune` leaf that says so.
+    pub(crate) fn prune(&mut self, plan: &Plan, by: &str) -> Result<Committed, UpkeepError> {
+        let mut said = plan.said.clone();
+        said["by"] = by.into();
+        let to = plan.to;
+        self.leaf_and(Draft::new(Kind::Prune).field("prune", &said), |batch| {
+            batch.pruned = Some(to);
+        })
+    }
+
+    /// A leaf of the ledger's own with what it speaks of, in one transaction; nothing of what goes
+    /// is left in the log.
+    fn leaf_and(
+        &mut self,
+        draft: Draft,
+        more: impl FnOnce(&mut Batch),
+    ) -> Result<Committed, UpkeepError> {
+        let now = Now::read().map_err(|error| AppendError::Store(error.to_string().into()))?;
+        let mut rows = Rows::after(&self.tail, &self.edge);
+        let committed = self.encode(&mut rows, &draft, now)?;
+        more(&mut rows.batch);
+        self.commit_own(rows)?;
+        match self.with_store(Store::forget) {
+            Ok(()) => Ok(committed),
+            Err(_) => Err(UpkeepError::Lingers(committed.idx)),
+        }
+    }
+
+    fn with_store<T>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, CommitError>,
+    ) -> Result<T, CommitError> {
+        match &self.state {
+            State::Good(store) | State::Degraded { store, .. } => work(store),
+            State::Broken { .. } => Err(CommitError::Busy),
+        }
     }
 
     /// Stores a cosigned checkpoint, if it is one of this very tree.

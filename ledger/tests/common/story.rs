@@ -124,7 +124,7 @@ fn socket() -> Object {
 /// goes wrong.
 pub(crate) fn story(path: &Path) {
     let options = Options {
-        openable: vec!["process.argv".into()],
+        openable: vec!["process.argv".into(), "approvers.comment".into()],
         ..Options::default()
     };
     let ledger = Ledger::open_with(path, "web-1".parse().unwrap(), options).unwrap();
