@@ -19,7 +19,7 @@ AS_ROOT = (
     *("sethostname", "block_device", "memory_device", "kernel_log_device", "kcore", "mknod_block", "ptrace"),
     *("process_vm_readv", "pidfd_getfd", "proc_mem", "proc_root", "proc_environ", "proc_fd", "proc_oom", "handle"),
     *("bpf_map", "perf_event", "init_module", "kexec_load", "swapon", "ftrace_enabled", "core_pattern", "modprobe"),
-    *("sysrq", "sysfs", "securityfs", "tracefs", "cgroup_procs", "binfmt", "tiocsti", "kill_daemon"),
+    *("sysrq", "sysfs", "securityfs", "tracefs", "cgroup_procs", "cgroup_join", "binfmt", "tiocsti", "kill_daemon"),
     *("tgkill_daemon", "pidfd_signal_daemon", "nice_daemon", "affinity_daemon", "limit_daemon", "ioprio_daemon"),
     *("mem_daemon", "oom_daemon"),
 )

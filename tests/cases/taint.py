@@ -1,8 +1,10 @@
 """What a process has read, it carries: to its children, through exec, and not to others."""
 
+import json
 import os
 import pathlib
 import signal
+import socket
 import struct
 import subprocess
 
@@ -119,3 +121,36 @@ def test_every_way_of_reading_leaves_its_mark():
     assert taint(agent.pid) == 0
     read(person, agent, export)
     assert taint(agent.pid) != 0
+
+
+@syshold.limit(120)
+def test_a_connection_is_looked_at_again_after_a_read():
+    """Allowed once it is nobody's business, until the process has something to carry."""
+    person = setting.start()
+    heard = []
+    with socket.create_server((syshold.PEER, 0)) as server:
+        port = server.getsockname()[1]
+        agent = Agent()
+        agent.does("import socket")
+        agent.say(f"s = socket.create_connection(({syshold.PEER!r}, {port}))")
+        (approval,) = syshold.asked(person)
+        syshold.approve(person, approval)
+        agent.heard()
+        connection, _ = server.accept()
+
+    def sends(text):
+        agent.does(f"s.sendall({text!r}.encode())")
+        heard.append(connection.recv(100).decode())
+
+    def decisions():
+        found = [leaf for leaf in syshold.leaves(kind="decision") if f":{port}" in json.dumps(leaf)]
+        return [leaf["decision"]["by"] for leaf in found]
+
+    sends("before")
+    sends("and again")
+    assert len(decisions()) == 1, decisions()
+    read(person, agent, setting.pii("taint-sent.csv", "sent"))
+    sends("after")
+    sends("and once more")
+    assert heard == ["before", "and again", "after", "and once more"]
+    assert len(decisions()) == 2, decisions()
