@@ -180,6 +180,13 @@ fn privilege<'p>(policy: &'p Policy, request: &Request) -> Vec<Answer<'p>> {
 fn files<'p>(policy: &'p Policy, request: &Request) -> Vec<Answer<'p>> {
     let mut answers = Vec::new();
     for action in request.actions.iter() {
+        // First what no rule can lift.
+        answers.extend(
+            request
+                .classes
+                .iter()
+                .filter_map(|bit| class(policy, request, action, bit)),
+        );
         match action {
             Action::Exec => answers.push(exec(policy, request)),
             Action::Read | Action::Write | Action::Delete => {
@@ -189,12 +196,6 @@ fn files<'p>(policy: &'p Policy, request: &Request) -> Vec<Answer<'p>> {
             }
             _ => answers.push(NO_RULE_CAN),
         }
-        answers.extend(
-            request
-                .classes
-                .iter()
-                .filter_map(|bit| class(policy, request, action, bit)),
-        );
     }
     answers
 }

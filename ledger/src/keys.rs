@@ -64,7 +64,7 @@ impl Keys {
             path: db.to_owned(),
             identity: read(&db.with_extension("identity"))?,
             epoch: read(&db.with_extension("epoch"))?,
-            // Half a file is what a crash before its sync leaves: no leaf names that key.
+            // One that cannot be read is no leaf's key.
             next: if next.exists() {
                 read(&next).ok()
             } else {
@@ -171,16 +171,19 @@ fn write(path: &Path, key: &NoteSigner) -> Result<(), KeysError> {
         source,
     };
     let put = || -> io::Result<()> {
+        // Under another name until it is whole: a crash leaves a key or none.
+        let new = path.with_extension("key-new");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(path)?;
+            .open(&new)?;
         inherit_owner(&file, path)?;
         file.write_all(key.secret_text().as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()?;
+        std::fs::rename(&new, path)?;
         sync_directory(path)
     };
     put().map_err(wrong)

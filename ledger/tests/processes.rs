@@ -395,23 +395,25 @@ fn append_whatever_happens(path: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The kernel's answer to fdatasync is replaced by EIO, at one call and at several in a row.
+/// The kernel's answer to a call is replaced by an error, once and several times in a row: a disk
+/// that fails to sync, to write or to read, one that is full, one that was remounted read-only.
 fn a_failed_fsync_is_never_taken_for_a_commit() {
-    for when in ["20", "25..26", "30..36", "12..60+7"] {
+    for (calls, error, when) in [
+        ("fdatasync,fsync", "EIO", "20"),
+        ("fdatasync,fsync", "EIO", "25..26"),
+        ("fdatasync,fsync", "EIO", "30..36"),
+        ("fdatasync,fsync", "EIO", "12..60+7"),
+        ("pwrite64", "EIO", "40..48"),
+        ("pwrite64", "ENOSPC", "60..66"),
+        ("pwrite64,ftruncate,fdatasync,fsync", "EROFS", "70..78"),
+    ] {
         let (_dir, path) = place();
         filled(&path, 1);
         let child = in_role("persist", &path);
-        let injected = format!("inject=fdatasync,fsync:error=EIO:when={when}");
+        let injected = format!("inject={calls}:error={error}:when={when}");
+        let traced = format!("trace={calls}");
         let output = Command::new("strace")
-            .args([
-                "-f",
-                "-o",
-                "/dev/null",
-                "-e",
-                "trace=fdatasync,fsync",
-                "-e",
-                &injected,
-            ])
+            .args(["-f", "-o", "/dev/null", "-e", &traced, "-e", &injected])
             .arg(child.get_program())
             .envs(
                 child
@@ -463,9 +465,9 @@ fn a_failed_fsync_is_never_taken_for_a_commit() {
             })
             .expect("readable");
         println!(
-            "fsync fails at {when}: {kept} acknowledged, {refused} refused ({unacknowledged} of them in the file), {lost} in gap leaves"
+            "{calls} fail with {error} at {when}: {kept} acknowledged, {refused} refused ({unacknowledged} of them in the file), {lost} in gap leaves"
         );
-        assert!(refused > 0, "no fsync failed: {when}");
+        assert!(refused > 0, "nothing failed: {calls} {error} {when}");
         assert_eq!(lost, refused);
     }
 }

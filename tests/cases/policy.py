@@ -1,5 +1,6 @@
 """What a policy says of a process that has read something, and what it leaves an agent beside its rules."""
 
+import pathlib
 import subprocess
 
 import setting
@@ -18,7 +19,7 @@ taint = "agent"
 [[govern]]
 name = "trusted"
 owner = "owner@example.com"
-devices = ["/dev/kmsg", "/dev/loop-control*"]
+devices = ["/dev/loop-contro*", "/dev/hpet", "/dev/cpu_dma_latency", "/dev/rtc0"]
 capabilities = ["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]
 allow = ["user-namespaces"]
 
@@ -159,9 +160,11 @@ def test_with_taint_of_the_agent_one_reads_and_another_is_asked():
 def test_an_agent_keeps_what_its_govern_table_names():
     syshold.start(POLICY)
     kept = "\n".join(syshold.status()["relaxed"])
-    assert "trusted may use, unheld" in kept and "CAP_SYS_ADMIN" in kept and "/dev/kmsg" in kept, kept
+    assert "trusted may use, unheld" in kept and "CAP_SYS_ADMIN" in kept and "/dev/hpet" in kept, kept
+    named = ("/dev/loop-control", "/dev/hpet", "/dev/cpu_dma_latency", "/dev/rtc0")
+    device = next(path for path in named if pathlib.Path(path).exists())
     steps = (
-        ("import os; os.close(os.open('/dev/kmsg', os.O_RDONLY))", "PermissionError"),
+        (f"import os; os.close(os.open({device!r}, os.O_RDONLY))", "PermissionError"),
         ("import socket; socket.sethostname(socket.gethostname())", "PermissionError"),
     )
     trusted, usual = Agent("trusted"), Agent()

@@ -87,6 +87,11 @@ impl Class {
         Classes(1 << (self.bit & 63))
     }
 
+    /// Whether it is a `[[protect]]`.
+    pub(super) fn is_own(&self) -> bool {
+        self.kind != Kind::Programs && !self.built_in
+    }
+
     /// Whether a path, as its names, is meant.
     #[must_use]
     pub fn means(&self, path: &Names<'_>) -> bool {

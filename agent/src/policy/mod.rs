@@ -278,7 +278,7 @@ impl Policy {
             return candidates;
         };
         let below = |bit: usize| {
-            let globs = self.classes.get(bit).map(|class| &class.globs);
+            let globs = self.class(bit).map(|class| &class.globs);
             globs.is_some_and(|globs| globs.iter().any(|glob| glob.may_match_below(&names)))
         };
         let kept = candidates.iter().filter(|&bit| {

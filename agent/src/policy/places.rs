@@ -21,7 +21,7 @@ impl Policy {
             return Err("[[govern]]");
         }
         let sets = |policy: &Self| -> Vec<String> {
-            let own = policy.classes.iter().filter(|class| is_own(class));
+            let own = policy.classes.iter().filter(|class| class.is_own());
             own.map(|class| class.name.clone()).collect()
         };
         if !sets(self).starts_with(&sets(old)) {
@@ -35,7 +35,7 @@ impl Policy {
         if self
             .classes
             .iter()
-            .any(|new| is_own(new) && known.iter().any(|old| old.bit == new.bit))
+            .any(|new| new.is_own() && known.iter().any(|old| old.bit == new.bit))
         {
             return Err("[[protect]]");
         }
@@ -66,11 +66,6 @@ impl Policy {
 
 fn is_programs(class: &Class) -> bool {
     class.kind == Kind::Programs
-}
-
-/// A `[[protect]]`.
-fn is_own(class: &Class) -> bool {
-    !is_programs(class) && !class.built_in
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 //! no rule that speaks of them, so that all they try is asked.
 use std::path::PathBuf;
 
-use syshold_abi::{MAX_AGENTS, MAX_CLASSES};
+use syshold_abi::MAX_AGENTS;
 
-use super::{Policy, load};
+use super::govern::MOST_SETS;
+use super::{Class, Policy, load};
 
 /// The agent of `syshold selftest`.
 pub const SELFTEST: &str = "syshold-selftest";
@@ -33,7 +34,10 @@ impl Policy {
         if agents.any(taken) || classes.any(taken) {
             return Err(SelftestError::Taken);
         }
-        if self.agents.len() >= MAX_AGENTS || self.classes.len() >= MAX_CLASSES {
+        let sets = self.classes.iter().filter(|class| class.is_own()).count();
+        let bit = u32::try_from(sets).unwrap_or(u32::MAX);
+        let used = self.classes.iter().any(|class| class.bit == bit);
+        if self.agents.len() >= MAX_AGENTS || sets >= MOST_SETS || used {
             return Err(SelftestError::Full);
         }
         let paths: Vec<String> = folders
@@ -50,7 +54,9 @@ impl Policy {
         let mut policy = self.clone();
         policy.agents.extend(own.agents.into_iter().take(1));
         let class = own.classes.into_iter().find(|class| taken(&class.name));
-        policy.classes.extend(class);
+        policy
+            .classes
+            .extend(class.map(|class| Class { bit, ..class }));
         Ok(policy)
     }
 }
@@ -91,8 +97,8 @@ mod tests {
             with.agent_id(SELFTEST),
             Some(AgentId(policy.agents().len() as u32))
         );
-        let class = with.classes().len() - 1;
-        assert_eq!(with.classes()[class].name, SELFTEST);
+        let class = with.classes().last().unwrap();
+        assert_eq!((class.name.as_str(), class.bit), (SELFTEST, 1));
         let world = World {
             names: Names::default(),
             builtin: BuiltIn::default(),
@@ -105,10 +111,10 @@ mod tests {
                     dev: 1,
                     ino: 2,
                     generation: 3,
-                    path: None,
                     onto: 0,
+                    path: None,
                 },
-                classes: Classes(1 << class),
+                classes: class.bits(),
                 taint: Classes(0),
                 exec: None,
             };

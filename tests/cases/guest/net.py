@@ -189,6 +189,10 @@ def kinds():
 SEGMENTS = struct.pack("!BBBBBBH", 0, 2, 4, 0, 0, 0, 0) + socket.inet_pton(socket.AF_INET6, "2001:db8::1")
 
 
+# By way of another address of the same machine, as mobile hosts use it.
+HOME = struct.pack("!BBBBI", 0, 2, 2, 1, 0) + socket.inet_pton(socket.AF_INET6, "2001:db8::1")
+
+
 def options():
     """Which options that redirect can be set."""
     v4 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -213,7 +217,7 @@ def options():
 def control(kind, address, port):
     """A datagram with a control message."""
     all_kinds = {
-        "route": (socket.IPPROTO_IPV6, 57, SEGMENTS),
+        "route": (socket.IPPROTO_IPV6, 57, HOME),
         "ip options": (socket.IPPROTO_IP, 7, b"\1\1\1\1"),
         "ttl": (socket.IPPROTO_IP, socket.IP_TTL, struct.pack("=i", 3)),
         "class": (socket.IPPROTO_IPV6, 67, struct.pack("=i", 0)),

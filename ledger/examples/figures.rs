@@ -1,0 +1,194 @@
+//! What the ledger costs: `cargo run --release -p syshold-ledger --example figures`.
+//! One argument: how many leaves to verify, a million unless said otherwise.
+use std::error::Error;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use syshold_ledger::leaf::{Action, Agent, DecidedBy, Decision, Object, Policy, Verdict};
+use syshold_ledger::{Draft, Exit, Kind, Ledger, Options, Reader, verify};
+use uuid::Uuid;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let leaves: u64 = match std::env::args().nth(1) {
+        Some(text) => text.parse()?,
+        None => 1_000_000,
+    };
+    let dir = tempfile::Builder::new()
+        .permissions(PermissionsExt::from_mode(0o700))
+        .tempdir()?;
+    let raw = raw_fdatasync(dir.path())?;
+    println!("raw fdatasync of 4 KiB                p50 {raw:?}");
+    let path = dir.path().join("ledger.db");
+    let ledger = open(&path)?;
+    ledger.append(policy()).wait()?;
+    let mut times: Vec<Duration> = Vec::new();
+    for _ in 0..500 {
+        let begin = Instant::now();
+        ledger.append(decision()).wait()?;
+        times.push(begin.elapsed());
+    }
+    let one = median(&mut times);
+    let ratio = one.as_secs_f64() / raw.as_secs_f64();
+    println!("one decision, committed               p50 {one:?} ({ratio:.2} x raw)");
+    println!(
+        "64 callers                            {:.0} durable decisions/s",
+        crowd(&ledger)?
+    );
+
+    let begin = Instant::now();
+    let first = Reader::open(&path)?.size()?;
+    let mut pending = Vec::new();
+    for n in first..leaves {
+        pending.push(ledger.append(decision()));
+        if n % 8192 == 0 {
+            for one in pending.drain(..) {
+                one.wait()?;
+            }
+        }
+    }
+    for one in pending {
+        one.wait()?;
+    }
+    println!("filled to {leaves} leaves in {:?}", begin.elapsed());
+    drop(ledger);
+    let begin = Instant::now();
+    drop(open(&path)?);
+    println!(
+        "opened again                          {:?}",
+        begin.elapsed()
+    );
+    let size = std::fs::metadata(&path)?.len();
+    let count = Reader::open(&path)?.len()?;
+    println!(
+        "on disk                               {} bytes a record",
+        size / count
+    );
+    let begin = Instant::now();
+    let report = verify(&path, |_, _| {})?;
+    let took = begin.elapsed();
+    if report.exit() != Exit::Clean {
+        return Err(format!("not clean: {:?}", report.first_bad).into());
+    }
+    println!(
+        "verify {} leaves, {} checkpoints     {took:?}, at most {} MiB resident",
+        report.leaves,
+        report.checkpoints,
+        peak_rss()? / 1024
+    );
+    let begin = Instant::now();
+    let proof = Reader::open(&path)?.proof(leaves / 2)?;
+    println!(
+        "one proof, {} bytes                  {:?}",
+        proof.len(),
+        begin.elapsed()
+    );
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<Ledger, Box<dyn Error>> {
+    Ok(Ledger::open_with(
+        path,
+        "web-1".parse()?,
+        Options::default(),
+    )?)
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// What the disk itself takes, in the same run and folder.
+fn raw_fdatasync(dir: &Path) -> Result<Duration, Box<dyn Error>> {
+    let mut file = File::create(dir.join("raw"))?;
+    let mut times = Vec::new();
+    for _ in 0..500 {
+        let begin = Instant::now();
+        file.write_all(&[7; 4096])?;
+        file.sync_data()?;
+        times.push(begin.elapsed());
+    }
+    Ok(median(&mut times))
+}
+
+/// 64 callers that wait for each answer before they ask again, for three seconds.
+fn crowd(ledger: &Ledger) -> Result<f64, Box<dyn Error>> {
+    let begin = Instant::now();
+    let counts: Vec<_> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..64)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut count = 0_u64;
+                    while begin.elapsed() < Duration::from_secs(3) {
+                        if ledger.append(decision()).wait().is_ok() {
+                            count += 1;
+                        }
+                    }
+                    count
+                })
+            })
+            .collect();
+        callers
+            .into_iter()
+            .map(|caller| caller.join().unwrap_or(0))
+            .collect()
+    });
+    Ok(counts.iter().sum::<u64>() as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// The most memory this process ever had, KiB.
+fn peak_rss() -> Result<u64, Box<dyn Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .ok_or("no VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+const POLICY: &str = "ababababababababababababababababababababababababababababababababab";
+
+fn policy() -> Draft {
+    Draft::new(Kind::Policy).policy(&Policy {
+        sha256: POLICY[..64].into(),
+        ..Policy::default()
+    })
+}
+
+/// As the daemon records one.
+fn decision() -> Draft {
+    Draft::new(Kind::Decision)
+        .request(Uuid::now_v7())
+        .agent(&Agent {
+            name: "support-bot".into(),
+            owner: Some("alice@example.com".into()),
+            model: Some("claude-sonnet".into()),
+            ..Agent::default()
+        })
+        .action(&Action {
+            op: "connect".into(),
+            ..Action::default()
+        })
+        .object(&Object {
+            kind: "socket".into(),
+            addr: Some("192.0.2.7:443".into()),
+            host: Some("api.example.com".into()),
+            ..Object::default()
+        })
+        .policy(&Policy {
+            sha256: POLICY[..64].into(),
+            rule: Some("egress".into()),
+            why: Some("no rule allows it".into()),
+        })
+        .decision(&Decision {
+            verdict: Verdict::Deny,
+            by: DecidedBy::Policy,
+            cause: Some("a rule of the policy".into()),
+            id: None,
+            grant: None,
+            expires: None,
+        })
+}
