@@ -16,7 +16,7 @@ import time
 import traceback
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "cases" / "lib"))
+sys.path[:0] = [str(HERE / "cases"), str(HERE / "cases" / "lib")]
 import syshold  # noqa: E402
 
 TAIL_LINES = 60

@@ -2,6 +2,7 @@
 //! cgroup ids, user ids, inodes. Anything that cannot be told yet (a unit that does not run, a
 //! root that is not there) is looked for again.
 mod reach;
+mod roots;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -22,6 +23,9 @@ pub struct Governing {
     compiled: Option<KernelTables>,
     enrolled: Enrolled,
     missing: Vec<String>,
+    /// What is enrolled beside the policy's own roots, see [`roots`].
+    beside: Vec<(roots::Enrol, Seen)>,
+    links: Vec<(roots::Enrol, Seen)>,
 }
 
 /// The inodes behind the policy's paths, at the last look.
@@ -60,6 +64,10 @@ impl Governing {
     ) -> Tables {
         self.missing.clear();
         self.enrolled = self.look(kernel, policy);
+        self.beside = self.enrol_all(kernel, beside(policy));
+        let meant = |path: &Path| policy.classes_of_path(&path.to_string_lossy()).0;
+        let links = roots::linked_below(&policy.roots(&reach::homes()), meant, &mut self.missing);
+        self.links = self.enrol_all(kernel, links);
         let tables = self.assemble(policy, &compiled);
         self.compiled = Some(compiled);
         tables
@@ -80,7 +88,30 @@ impl Governing {
         }
     }
 
+    fn enrol_all(
+        &mut self,
+        kernel: &mut Kernel,
+        found: Vec<roots::Enrol>,
+    ) -> Vec<(roots::Enrol, Seen)> {
+        found
+            .into_iter()
+            .filter_map(|enrol| {
+                let seen = self.enrol(kernel, &enrol.path)?;
+                Some((enrol, seen))
+            })
+            .collect()
+    }
+
     fn unchanged(&self, policy: &Policy) -> bool {
+        let now = beside(policy);
+        let known = |(enrol, (old, seen)): (&roots::Enrol, &(roots::Enrol, Seen))| {
+            let same = fs::metadata(&enrol.path)
+                .is_ok_and(|meta| meta.dev() == seen.dev && meta.ino() == seen.ino);
+            enrol.path == old.path && same
+        };
+        if now.len() != self.beside.len() || !now.iter().zip(&self.beside).all(known) {
+            return false;
+        }
         let same = |path: &Path, seen: Option<&Seen>| match (fs::metadata(path), seen) {
             (Ok(now), Some(seen)) => now.dev() == seen.dev && now.ino() == seen.ino,
             (Err(_), None) => true,
@@ -159,6 +190,12 @@ impl Governing {
                     .and_modify(|known| join(known, &root.to_abi()))
                     .or_insert_with(|| root.to_abi());
             }
+        }
+        for (enrol, seen) in self.beside.iter().chain(&self.links) {
+            roots
+                .entry(seen.key)
+                .and_modify(|known| join(known, &enrol.root))
+                .or_insert(enrol.root);
         }
         let mut users = Vec::new();
         let mut cgroup_names = Vec::new();
@@ -265,6 +302,12 @@ fn pair<K: Copy, V: Copy>((key, value): (&K, &V)) -> (K, V) {
 
 fn folders(sockets: &BTreeMap<PathBuf, u64>) -> impl Iterator<Item = &Path> {
     sockets.keys().filter_map(|socket| socket.parent())
+}
+
+fn beside(policy: &Policy) -> Vec<roots::Enrol> {
+    let mut found = roots::own();
+    found.extend(roots::mounted_below(&policy.roots(&reach::homes())));
+    found
 }
 
 /// A name filter cannot be narrower than what any of two patterns means.

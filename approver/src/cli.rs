@@ -44,6 +44,7 @@ pub fn command() -> clap::Command {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 enum Verb {
     /// Make keys, certificates and state (`serve` does it too)
     Init {

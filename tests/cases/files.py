@@ -89,6 +89,9 @@ def every_way(user, how):
         found = [title for title in titles if path in title]
         assert len(found) == 1 and word in found[0], (path, titles)
     setting.answer_all(person, approvals, how)
+    if how == "approve":
+        # One of them reads: what the others would still write is another question from then on.
+        syshold.answering(how)
     status, out, err = syshold.finish(child, 40)
     assert status == 0, (status, out, err)
     said = dict(json.loads(line) for line in out.splitlines())
@@ -132,4 +135,27 @@ def test_other_names_are_nobodys_business():
     )
     for user in (None, setting.USER):
         assert syshold.finish(syshold.governed("sh", "-c", script, user=user))[:2] == (0, "done\n")
+    setting.nobody_asked(person)
+
+
+def test_other_names_and_mounts_below_a_root_are_protected():
+    """A hard link from before the daemon started, and a file system mounted below the root."""
+    path = setting.pii("two-names.csv", "two names\n")
+    OUT.mkdir(exist_ok=True)
+    other = OUT / "other-name.csv"
+    other.unlink(missing_ok=True)
+    other.hardlink_to(path)
+    syshold.at_end(other.unlink)
+    mount = syshold.PII / "mounted"
+    mount.mkdir(exist_ok=True)
+    syshold.sh(f"mountpoint --quiet {mount} || mount -t tmpfs none {mount}")
+    syshold.at_end(syshold.sh, f"umount {mount} && rmdir {mount}")
+    (mount / "inside.csv").write_text("mounted\n")
+    person = setting.start(fresh=True)
+    for file, text in ((other, "two names\n"), (mount / "inside.csv", "mounted\n")):
+        child = syshold.governed("cat", file)
+        (approval,) = syshold.asked(person, seconds=20)
+        assert str(file) in approval["title"], approval["title"]
+        syshold.approve(person, approval)
+        assert syshold.finish(child)[:2] == (0, text)
     setting.nobody_asked(person)

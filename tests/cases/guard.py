@@ -201,3 +201,62 @@ def test_a_foreign_sigcont_does_not_reach_who_is_held():
     assert holder.poll() is None
     syshold.approve(person, approval)
     assert syshold.finish(holder)[:2] == (0, "cont\n")
+
+
+# ---- the daemon's own files ----
+
+TOUCH = """
+import json, os, sys
+said = {}
+for name, act in (
+    ("policy", lambda: open("/etc/syshold/agent.toml").close()),
+    ("ledger", lambda: open("/var/lib/syshold/ledger.db", "rb").close()),
+    ("state", lambda: os.listdir("/var/lib/syshold")),
+    ("rename", lambda: (os.rename("/var/lib/syshold", "/var/lib/elsewhere"), os.rename("/var/lib/elsewhere", "/var/lib/syshold"))),
+    ("drop-in", lambda: (os.close(os.open("/etc/syshold/new.toml", os.O_CREAT | os.O_WRONLY)), os.unlink("/etc/syshold/new.toml"))),
+    ("program", lambda: os.close(os.open("/usr/bin/syshold", os.O_WRONLY))),
+    ("unit", lambda: os.close(os.open("/usr/lib/systemd/system/sysholdd.service", os.O_WRONLY))),
+    ("chmod", lambda: os.chmod("/usr/bin/syshold", 0o755)),
+    ("read program", lambda: open("/usr/bin/syshold", "rb").read(4)),
+):
+    try:
+        act()
+        said[name] = 0
+    except OSError as error:
+        said[name] = error.errno
+print(json.dumps(said))
+"""
+
+
+def test_own_files_are_nobodys():
+    """Policy, ledger and programs, for root; no rule can open them."""
+    person = setting.start()
+    words = (setting.PYTHON, "-c", TOUCH)
+    control = json.loads(setting.ungoverned(*words).stdout)
+    assert control == dict.fromkeys(control, 0) and len(control) == 9, control
+    status, out, err = syshold.finish(syshold.governed(*words))
+    assert status == 0, err
+    said = json.loads(out)
+    assert said.pop("read program") == 0, said
+    assert said == dict.fromkeys(said, EPERM), said
+    setting.nobody_asked(person)
+
+
+# ---- privileges ----
+
+
+def test_becoming_root_is_asked_and_setfsuid_refused():
+    person = setting.start()
+    script = (
+        "import ctypes, os\nlibc = ctypes.CDLL(None)\nlibc.setfsuid(65534)\nprint(libc.setfsuid(-1))\nlibc.setfsuid(0)\n"
+        "os.seteuid(65534)\ntry:\n    os.seteuid(0)\n    print('root')\nexcept OSError as error:\n    print(error.errno)"
+    )
+    words = (setting.PYTHON, "-c", script)
+    assert setting.ungoverned(*words).stdout == "65534\nroot\n"
+    for how, said in (("approve", "root"), ("deny", str(EPERM))):
+        child = syshold.governed(*words)
+        (approval,) = syshold.asked(person, seconds=25)
+        assert "privilege" in approval["title"], approval["title"]
+        setting.answer_all(person, [approval], how)
+        status, out, err = syshold.finish(child)
+        assert (status, out) == (0, f"0\n{said}\n"), (status, out, err)

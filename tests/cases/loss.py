@@ -21,7 +21,7 @@ NO_RESTART = pathlib.Path("/run/systemd/system/sysholdd.service.d/no-restart.con
 ROOMY = "max_pending_per_host = 5000\n"
 EPERM = 1
 HOLDS = 200
-SECONDS = int(os.environ.get("LOSS_SECONDS", 20))
+SECONDS = int(os.environ.get("LOSS_SECONDS", 8))
 
 
 def daemon_pid():

@@ -16,9 +16,9 @@ import many
 import syshold
 
 HOLDS, THREADS = 10_000, 8
-SECONDS = int(os.environ.get("STRESS_SECONDS", 100))
+SECONDS = int(os.environ.get("STRESS_SECONDS", 40))
 # Fewer would prove little.
-LEAST = 200
+LEAST = 60
 # Objects by how people answer them. `once` is asked again each time: the rest is what a grant then answers.
 KINDS = {"once": range(20_000, 20_024), "process": range(20_100, 20_108), "10m": range(20_200, 20_208)}
 # `abi::count::RESTARTS`.

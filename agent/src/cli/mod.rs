@@ -37,6 +37,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 enum Verb {
     /// Run a command as a governed agent
     Run(run::RunArgs),

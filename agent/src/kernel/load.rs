@@ -148,6 +148,13 @@ const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
         Some(hook::SOCKET_SETSOCKOPT),
         true,
     ),
+    (
+        "unix_stream_connect",
+        Kind::Lsm,
+        Some(hook::UNIX_CONNECT),
+        true,
+    ),
+    ("unix_may_send", Kind::Lsm, Some(hook::UNIX_SEND), true),
     ("egress", Kind::Egress, Some(hook::EGRESS), true),
     ("uring_sqpoll", Kind::Lsm, None, true),
     ("uring_cmd", Kind::Lsm, None, true),
@@ -195,6 +202,12 @@ const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
     ("inode_removexattr", Kind::Lsm, None, true),
     ("inode_set_acl", Kind::Lsm, None, false),
     ("inode_remove_acl", Kind::Lsm, None, false),
+    (
+        "bprm_check_security",
+        Kind::Lsm,
+        Some(hook::BPRM_CHECK),
+        true,
+    ),
     (
         "bprm_creds_from_file",
         Kind::Lsm,
