@@ -9,6 +9,7 @@ use crate::decision::{
 };
 use crate::dsse::{self, DsseError, PinnedKeys};
 use crate::ids::{DecisionId, Digest, HostId, RequestId, Subject, UnixMs};
+use crate::passkey::Pin;
 use crate::request::{ActionObject, Request, effective_quorum};
 use crate::{LATE_APPROVAL_MS, VERSION};
 
@@ -31,6 +32,8 @@ pub struct Outstanding {
     pub launched_by: Option<Subject>,
     /// The weakest proof of identity that counts towards the quorum.
     pub assurance: Assurance,
+    /// Whose keys this host believes; from its own policy.
+    pub passkeys: Vec<(Subject, Pin)>,
 }
 
 /// A decision that passed every check.
@@ -116,6 +119,8 @@ pub enum Refusal {
         need: u32,
         required: Assurance,
     },
+    #[error("the passkey signature of {approver} does not count: {why}")]
+    Passkey { approver: Subject, why: Unproven },
     #[error("the grant names no object")]
     NoObject,
     #[error("the grant is wider than the request: object {0:?} was not asked for")]
@@ -151,7 +156,7 @@ pub fn accept(
     in_time(&decision, outstanding, now)?;
     let ruling = match (decision.verdict, &decision.grant) {
         (DecisionVerdict::Approve | DecisionVerdict::ApproveModified, Some(grant)) => {
-            enough_people(&decision.approvers, outstanding)?;
+            enough_people(&decision, grant, outstanding)?;
             Ruling::Allow(no_wider(grant, decision.issued_at, outstanding, now)?)
         }
         (DecisionVerdict::Approve | DecisionVerdict::ApproveModified, None) => {
@@ -217,7 +222,12 @@ fn in_time(decision: &Decision, outstanding: &Outstanding, now: UnixMs) -> Resul
 }
 
 /// Enough distinct people, each sure enough, none of them the agent's own.
-fn enough_people(approvers: &[Approver], outstanding: &Outstanding) -> Result<(), Refusal> {
+fn enough_people(
+    decision: &Decision,
+    grant: &Grant,
+    outstanding: &Outstanding,
+) -> Result<(), Refusal> {
+    let approvers = &decision.approvers;
     let is = |person: &Option<Subject>, subject| {
         person.as_ref().is_some_and(|person| person.may_be(subject))
     };
@@ -234,12 +244,17 @@ fn enough_people(approvers: &[Approver], outstanding: &Outstanding) -> Result<()
         }
     }
     let need = effective_quorum(outstanding.quorum, outstanding.owner.as_ref());
-    let sure = |approver: &&Approver| approver.assurance >= outstanding.assurance;
-    let have = distinct_people(approvers.iter().filter(sure));
+    let required = outstanding.assurance;
+    let mut sure = Vec::new();
+    for approver in approvers {
+        if proof::assurance(approver, decision, grant, outstanding)? >= required {
+            sure.push(approver);
+        }
+    }
+    let have = distinct_people(sure.into_iter());
     if have >= need {
         return Ok(());
     }
-    let required = outstanding.assurance;
     match distinct_people(approvers.iter()) {
         anyone if anyone >= need => Err(Refusal::Assurance {
             have,
@@ -250,7 +265,7 @@ fn enough_people(approvers: &[Approver], outstanding: &Outstanding) -> Result<()
     }
 }
 
-/// One person is one, whether named twice or present with two names for one chat account.
+/// One person is one, whether named twice or present with two names for one chat account or key.
 pub fn distinct_people<'a>(approvers: impl Iterator<Item = &'a Approver>) -> u32 {
     let mut counted: Vec<&Approver> = Vec::new();
     let mut count = 0;
@@ -258,7 +273,9 @@ pub fn distinct_people<'a>(approvers: impl Iterator<Item = &'a Approver>) -> u32
         let same = |other: &&Approver| {
             let account = approver.user_id.is_some()
                 && (&approver.user_id, &approver.team_id) == (&other.user_id, &other.team_id);
-            account || approver.subject.may_be(&other.subject)
+            let key = approver.proof.as_ref().map(|proof| &proof.key);
+            let key = key.is_some() && key == other.proof.as_ref().map(|proof| &proof.key);
+            account || key || approver.subject.may_be(&other.subject)
         };
         if !counted.iter().any(same) {
             count += 1;
@@ -335,6 +352,9 @@ fn allowed_time(lifespan: Lifespan, outstanding: &Outstanding) -> Option<u64> {
             .max(),
     }
 }
+
+mod proof;
+pub use proof::Unproven;
 
 #[cfg(test)]
 mod tests;

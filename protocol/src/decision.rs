@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{DecisionId, Digest, HostId, Nonce, ParseError, RequestId, Subject, UnixMs};
+use crate::passkey::Proof;
 use crate::request::ActionObject;
 
 /// A decision as the gateway signs it. Absent options are left out of the JSON.
@@ -23,7 +24,7 @@ pub struct Decision {
     /// Present exactly when the verdict approves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<Grant>,
-    /// Empty when nobody decided (expired, withdrawn).
+    /// Empty when nobody decided: expired, withdrawn, or denied by the gateway's own rule.
     pub approvers: Vec<Approver>,
     /// The policy of the request.
     pub policy_sha256: Digest,
@@ -112,6 +113,12 @@ pub struct Approver {
     pub at: UnixMs,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// By what right, where it is not membership of the group that was asked: `on call`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<String>,
+    /// The person's own signature on this approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
 }
 
 /// Where the person answered.
@@ -137,6 +144,24 @@ pub enum Assurance {
     Session,
     /// A passkey used for this very decision.
     Passkey,
+}
+
+impl Assurance {
+    /// The word of the policy and of the JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Token => "token",
+            Self::Session => "session",
+            Self::Passkey => "passkey",
+        }
+    }
+}
+
+impl fmt::Display for Assurance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// The gateway's witness signature over the host's checkpoint.

@@ -21,39 +21,78 @@ pub fn escape(raw: &str) -> String {
     out
 }
 
-/// `raw` escaped, and cut in the middle to at most `max` characters (at least 40 are shown).
+/// `raw` escaped, and cut by [`shorten`].
 pub fn shown(raw: &str, max: usize) -> Shown {
-    let pieces: Vec<String> = raw
-        .chars()
-        .map(|c| {
-            let mut piece = String::new();
-            push_escaped(&mut piece, c);
-            piece
-        })
-        .collect();
-    let width: usize = pieces.iter().map(|piece| piece.chars().count()).sum();
-    let max = max.max(40);
-    if width <= max {
+    shorten(&escape(raw), max)
+}
+
+/// Text that is escaped already, cut in the middle to at most `max` characters (at least 80 are
+/// shown). The beginning and the end stay, and [`not_shown`] stands between them.
+pub fn shorten(escaped: &str, max: usize) -> Shown {
+    let pieces = pieces(escaped);
+    let max = max.max(80);
+    if escaped.chars().count() <= max {
         return Shown {
-            text: pieces.concat(),
+            text: escaped.to_owned(),
             hidden: false,
         };
     }
-    // An escape sequence is never cut in two. The mark takes at most 32 of `max`.
-    let half = (max - 32) / 2;
+    let half = (max - MARK) / 2;
     let head = fitting(pieces.iter(), half);
     let tail = fitting(pieces.iter().rev(), half);
-    let cut = pieces.len() - head - tail;
     let text = format!(
-        "{}…[{cut} hidden]…{}",
+        "{}{}{}",
         pieces[..head].concat(),
+        not_shown(pieces.len() - head - tail, "characters"),
         pieces[pieces.len() - tail..].concat()
     );
     Shown { text, hidden: true }
 }
 
+/// What stands where something was left out: `… 3,412 more characters, not shown …`.
+pub fn not_shown(count: usize, what: &str) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("… {grouped} more {what}{LEFT_OUT}")
+}
+
+/// Whether a host has left something out of a value. Whoever writes the mark into an argument gets
+/// fewer buttons for it, never more.
+pub fn is_cut(value: &str) -> bool {
+    value.contains(LEFT_OUT)
+}
+
+/// The end of every mark that something is left out.
+pub const LEFT_OUT: &str = ", not shown …";
+/// The most characters of a mark.
+const MARK: usize = 48;
+
+/// Characters of an escaped text: an escape sequence is never cut in two.
+fn pieces(escaped: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = escaped;
+    while let Some(first) = rest.chars().next() {
+        let second = rest[first.len_utf8()..].chars().next();
+        let len = match (first, second) {
+            ('\\', Some('u')) => rest.find('}').map_or(rest.len(), |end| end + 1),
+            ('\\', Some(second)) => 1 + second.len_utf8(),
+            _ => first.len_utf8(),
+        };
+        let (piece, after) = rest.split_at(len);
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces
+}
+
 /// How many pieces fit into `width` characters.
-fn fitting<'a>(pieces: impl Iterator<Item = &'a String>, width: usize) -> usize {
+fn fitting<'a>(pieces: impl Iterator<Item = &'a &'a str>, width: usize) -> usize {
     let mut used = 0;
     pieces
         .take_while(|piece| {
@@ -153,13 +192,28 @@ mod tests {
 
     #[test]
     fn long_values_are_cut_in_the_middle_and_say_so() {
-        let cut = shown(&format!("/start{}/end.csv", "x".repeat(500)), 80);
+        let cut = shown(&format!("/start{}/end.csv", "x".repeat(5000)), 120);
         assert!(
             cut.hidden && cut.text.starts_with("/start") && cut.text.ends_with("/end.csv"),
             "{}",
             cut.text
         );
-        assert!(cut.text.contains(" hidden]"), "{}", cut.text);
+        assert!(
+            cut.text.contains("x… 4,942 more characters, not shown …x") && is_cut(&cut.text),
+            "{}",
+            cut.text
+        );
+        assert!(!is_cut("not shown"));
+        let marks = [
+            (1, "… 1 more"),
+            (999, "… 999 more"),
+            (1000, "… 1,000 more"),
+            (1_234_567, "… 1,234,567 more"),
+        ];
+        for (count, start) in marks {
+            assert!(not_shown(count, "bytes").starts_with(start), "{count}");
+        }
+        assert!(not_shown(usize::MAX, "characters").chars().count() <= 61);
         assert_eq!(
             shown("/short", 80),
             Shown {
@@ -227,7 +281,7 @@ mod tests {
         }
 
         #[test]
-        fn shown_keeps_its_limit_and_never_hides_in_silence(raw in "\\PC*|.{0,200}", max in 40_usize..300) {
+        fn shown_keeps_its_limit_and_never_hides_in_silence(raw in "\\PC*|.{0,400}", max in 80_usize..300) {
             let shown = shown(&raw, max);
             prop_assert!(shown.text.chars().count() <= max);
             prop_assert!(!shown.text.chars().any(dangerous));

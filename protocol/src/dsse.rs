@@ -85,6 +85,52 @@ pub struct Sealed {
 /// Reads an envelope: the size, the exact payload type, one signature by one of `keys`
 /// (`verify_strict`), and only then the payload.
 pub fn open<T: Payload>(bytes: &[u8], keys: &PinnedKeys) -> Result<Opened<T>, DsseError> {
+    let (envelope, payload) = read::<T>(bytes)?;
+    let signed = pae(T::TYPE, &payload);
+    let keyid = envelope.verify(&signed, keys)?;
+    let value = serde_json::from_slice(&payload).map_err(DsseError::Payload)?;
+    Ok(Opened {
+        value,
+        payload_sha256: Digest::of(&payload),
+        keyid,
+    })
+}
+
+/// Adds the signature of another key over the same payload, which is not changed.
+pub fn countersign<T: Payload>(bytes: &[u8], key: &SigningKey) -> Result<Vec<u8>, DsseError> {
+    let (mut envelope, payload) = read::<T>(bytes)?;
+    envelope.signatures.push(EnvelopeSignature {
+        keyid: key.public().keyid().to_string(),
+        sig: BASE64.encode(key.sign(&pae(T::TYPE, &payload))),
+    });
+    if envelope.signatures.len() > MAX_SIGNATURES {
+        return Err(DsseError::Signatures(envelope.signatures.len()));
+    }
+    canonical::to_vec(&envelope).map_err(|_| DsseError::Base64("payload"))
+}
+
+/// As [`open`], and gives every one of `keys` that has signed, each once.
+pub fn open_all<T: Payload>(
+    bytes: &[u8],
+    keys: &PinnedKeys,
+) -> Result<(T, Vec<PublicKey>), DsseError> {
+    let (envelope, payload) = read::<T>(bytes)?;
+    let signers = envelope.signers(&pae(T::TYPE, &payload), keys)?;
+    if signers.is_empty() {
+        return Err(DsseError::NoPinnedKey);
+    }
+    let value = serde_json::from_slice(&payload).map_err(DsseError::Payload)?;
+    Ok((value, signers))
+}
+
+/// Reads an envelope of that type whoever signed it: for showing what is about to be signed.
+pub fn peek<T: Payload>(bytes: &[u8]) -> Result<T, DsseError> {
+    let (_, payload) = read::<T>(bytes)?;
+    serde_json::from_slice(&payload).map_err(DsseError::Payload)
+}
+
+/// The envelope and its payload; nothing of it is believed yet.
+fn read<T: Payload>(bytes: &[u8]) -> Result<(Envelope, Vec<u8>), DsseError> {
     if bytes.is_empty() {
         return Err(DsseError::Empty);
     }
@@ -99,14 +145,7 @@ pub fn open<T: Payload>(bytes: &[u8], keys: &PinnedKeys) -> Result<Opened<T>, Ds
         });
     }
     let payload = decode(&envelope.payload).ok_or(DsseError::Base64("payload"))?;
-    let signed = pae(T::TYPE, &payload);
-    let keyid = envelope.verify(&signed, keys)?;
-    let value = serde_json::from_slice(&payload).map_err(DsseError::Payload)?;
-    Ok(Opened {
-        value,
-        payload_sha256: Digest::of(&payload),
-        keyid,
-    })
+    Ok((envelope, payload))
 }
 
 /// What [`open`] gives.
@@ -180,6 +219,24 @@ impl Envelope {
             }
         }
         Err(DsseError::NoPinnedKey)
+    }
+
+    /// Every one of `keys` that has signed, each once.
+    fn signers(&self, signed: &[u8], keys: &PinnedKeys) -> Result<Vec<PublicKey>, DsseError> {
+        if self.signatures.is_empty() || self.signatures.len() > MAX_SIGNATURES {
+            return Err(DsseError::Signatures(self.signatures.len()));
+        }
+        let mut given = Vec::new();
+        for signature in &self.signatures {
+            let bytes = decode(&signature.sig).ok_or(DsseError::Base64("signature"))?;
+            given.extend(Signature::from_slice(&bytes).ok());
+        }
+        let mut signers = keys.0.clone();
+        signers.retain(|key| {
+            let by = |signature| key.0.verify_strict(signed, signature).is_ok();
+            given.iter().any(by)
+        });
+        Ok(signers)
     }
 }
 
@@ -367,121 +424,4 @@ impl SigningKey {
 pub struct KeyFileError;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::request::tests::sample;
-
-    fn seed(byte: u8) -> SigningKey {
-        SigningKey::from_seed(&Zeroizing::new([byte; 32]))
-    }
-
-    /// The vector of the DSSE specification (protocol.md).
-    #[test]
-    fn published_pae_vector() {
-        assert_eq!(
-            pae("http://example.com/HelloWorld", b"hello world"),
-            b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
-        );
-        assert_eq!(
-            pae("", b""),
-            b"DSSEv1 0  0 ",
-            "lengths are of bytes, also of none"
-        );
-    }
-
-    /// RFC 8032, section 7.1, test 1: the signature itself is the standard's.
-    #[test]
-    fn rfc8032_vector() {
-        let seed: Digest = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
-            .parse()
-            .unwrap();
-        let key = SigningKey::from_seed(&Zeroizing::new(seed.0));
-        let public: Digest = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
-            .parse()
-            .unwrap();
-        assert_eq!(key.public().to_bytes(), public.0);
-        assert_eq!(key.sign(b"")[..4], [0xe5, 0x56, 0x43, 0x00]);
-    }
-
-    #[test]
-    fn seals_and_opens() {
-        let sealed = seal(&sample(), &seed(1)).unwrap();
-        let opened: Opened<Request> = open(&sealed.envelope, &seed(1).public().into()).unwrap();
-        assert_eq!(opened.value, sample());
-        assert_eq!(opened.payload_sha256, sealed.payload_sha256);
-        assert_eq!(opened.keyid, seed(1).public().keyid());
-    }
-
-    #[test]
-    fn another_key_another_type_or_a_flipped_bit() {
-        let sealed = seal(&sample(), &seed(1)).unwrap();
-        let pinned = PinnedKeys::from(seed(1).public());
-        assert!(matches!(
-            open::<Request>(&sealed.envelope, &seed(2).public().into()),
-            Err(DsseError::NoPinnedKey)
-        ));
-        assert!(matches!(
-            open::<Request>(&sealed.envelope, &PinnedKeys::new(vec![])),
-            Err(DsseError::NoPinnedKey)
-        ));
-        assert!(matches!(
-            open::<Outcome>(&sealed.envelope, &pinned),
-            Err(DsseError::PayloadType { .. })
-        ));
-
-        let mut envelope: serde_json::Value = serde_json::from_slice(&sealed.envelope).unwrap();
-        envelope["payloadType"] = Outcome::TYPE.into();
-        let swapped = serde_json::to_vec(&envelope).unwrap();
-        assert!(
-            matches!(
-                open::<Outcome>(&swapped, &pinned),
-                Err(DsseError::NoPinnedKey)
-            ),
-            "the type is signed"
-        );
-
-        envelope["payloadType"] = Request::TYPE.into();
-        envelope["extra"] = 1.into();
-        envelope["signatures"][0]
-            .as_object_mut()
-            .unwrap()
-            .remove("keyid");
-        let other = envelope["signatures"][0].clone();
-        envelope["signatures"] =
-            serde_json::json!([{"keyid": "x", "sig": BASE64.encode([0; 64])}, other]);
-        open::<Request>(&serde_json::to_vec(&envelope).unwrap(), &pinned)
-            .expect("key ids are hints, extras are ignored");
-
-        envelope["signatures"] = serde_json::json!([]);
-        assert!(matches!(
-            open::<Request>(&serde_json::to_vec(&envelope).unwrap(), &pinned),
-            Err(DsseError::Signatures(0))
-        ));
-    }
-
-    #[test]
-    fn key_files_round_trip_and_say_nothing_when_wrong() {
-        let key = SigningKey::generate();
-        let pem = key.to_pem();
-        assert_eq!(
-            SigningKey::from_pem(pem.as_bytes()).unwrap().public(),
-            key.public()
-        );
-        for bad in [
-            &b""[..],
-            b"garbage",
-            &pem.as_bytes()[..40],
-            b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----",
-        ] {
-            assert_eq!(SigningKey::from_pem(bad).err(), Some(KeyFileError));
-        }
-    }
-
-    #[test]
-    fn keys_of_small_order_cannot_be_pinned() {
-        let mut one = [0; 32];
-        one[0] = 1;
-        assert!(PublicKey::from_bytes(&one).is_none());
-        assert!(BASE64.encode(one).parse::<PublicKey>().is_err());
-    }
-}
+mod tests;

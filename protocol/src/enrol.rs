@@ -32,6 +32,8 @@ pub struct EnrolResponse {
     pub ca_pem: String,
     /// The keys whose decisions count.
     pub gateway_keys: Vec<PublicKey>,
+    /// The key that cosigns the host's ledger, `name+id+base64` (C2SP signed-note).
+    pub witness: String,
 }
 
 /// A single-use token, wiped when dropped.

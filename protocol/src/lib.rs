@@ -6,8 +6,11 @@
 //! - [`decision`]: [`Decision`], [`Grant`], [`Approver`], [`Scope`].
 //! - [`dsse`]: [`dsse::seal`] and [`dsse::open`], keys, and [`dsse::Payload`] for the three payload types.
 //! - [`accept`](mod@accept): [`accept()`], the host's whole check of a decision.
+//! - [`passkey`]: a person's own WebAuthn signature on an approval.
+//! - [`break_glass`]: an order signed by two offline keys, for when the gateway cannot be asked.
 //! - [`display`]: what an approver may be shown, escaped and cut.
 //! - [`problem`], [`enrol`]: the error body and the enrolment call.
+//! - [`log`]: how a host's ledger is known to the gateway that witnesses it.
 //!
 //! Units: every time is [`UnixMs`], milliseconds since 1970 UTC; a name that ends in `_s` or `_ms`
 //! is a duration. 64-bit integers that may pass 2^53 are [`Wide`], decimal strings in JSON.
@@ -15,12 +18,15 @@
 #![forbid(unsafe_code)]
 
 pub mod accept;
+pub mod break_glass;
 pub mod canonical;
 pub mod decision;
 pub mod display;
 pub mod dsse;
 pub mod enrol;
 pub mod ids;
+pub mod log;
+pub mod passkey;
 pub mod problem;
 pub mod request;
 pub mod taint;
@@ -32,6 +38,8 @@ pub use decision::{
 pub use dsse::{PinnedKeys, PublicKey, SigningKey};
 pub use enrol::{EnrolRequest, EnrolResponse, EnrolToken};
 pub use ids::{BootId, DecisionId, Digest, HostId, Nonce, RequestId, Subject, UnixMs, Wide};
+pub use log::{LogClaim, LogState};
+pub use passkey::{Pin, Proof, Statement};
 pub use problem::Problem;
 pub use request::{
     Action, ActionKind, ActionObject, Agent, Ancestor, Data, Exec, LedgerRef, Outcome,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::VERSION;
-use crate::decision::Scope;
+use crate::decision::{Assurance, Scope};
 use crate::ids::{BootId, DecisionId, Digest, HostId, Nonce, RequestId, Subject, UnixMs, Wide};
 pub use crate::taint::{MAX_READS, Reading, Taint};
 
@@ -38,6 +38,9 @@ pub struct Request {
     pub max_ttl_s: u32,
     /// Distinct people needed; see [`effective_quorum`].
     pub quorum: u32,
+    /// The weakest proof of identity that counts; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Assurance>,
     /// Same agent, action and object: same key.
     pub coalesce_key: String,
     /// How many identical holds this request stands for: the most uses a `once` grant may have.

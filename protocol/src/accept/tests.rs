@@ -1,4 +1,6 @@
 //! Every condition of the acceptance check, broken one at a time.
+mod passkeys;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -22,6 +24,8 @@ fn person(subject: &str) -> Approver {
         assurance: Assurance::Token,
         at: UnixMs::new(1_700_000_018_000),
         reason: None,
+        standing: None,
+        proof: None,
     }
 }
 
@@ -35,6 +39,7 @@ fn outstanding() -> Outstanding {
         owner: request.agent.owner.clone(),
         launched_by: request.agent.launched_by.clone(),
         assurance: Assurance::Token,
+        passkeys: Vec::new(),
         request,
     }
 }
