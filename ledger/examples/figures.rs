@@ -1,5 +1,5 @@
-//! What the ledger costs: `cargo run --release -p syshold-ledger --example figures`.
-//! One argument: how many leaves to verify, a million unless said otherwise.
+//! What the ledger costs on this machine, beside what it should: `cargo xtask bench ledger`.
+//! One argument: how many leaves to verify, a million unless said otherwise. Prints a Markdown table.
 use std::error::Error;
 use std::fs::File;
 use std::io::Write as _;
@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use syshold_ledger::leaf::{Action, Agent, DecidedBy, Decision, Object, Policy, Verdict};
 use syshold_ledger::{Draft, Exit, Kind, Ledger, Options, Reader, verify};
 use uuid::Uuid;
@@ -19,8 +20,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::Builder::new()
         .permissions(PermissionsExt::from_mode(0o700))
         .tempdir()?;
+    println!("| | found | reach | |\n|---|---:|---:|---|");
     let raw = raw_fdatasync(dir.path())?;
-    println!("raw fdatasync of 4 KiB                p50 {raw:?}");
+    row("one fdatasync of 4 KiB, p50", &ms(raw), None);
     let path = dir.path().join("ledger.db");
     let ledger = open(&path)?;
     ledger.append(policy()).wait()?;
@@ -32,11 +34,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let one = median(&mut times);
     let ratio = one.as_secs_f64() / raw.as_secs_f64();
-    println!("one decision, committed               p50 {one:?} ({ratio:.2} x raw)");
-    println!(
-        "64 callers                            {:.0} durable decisions/s",
-        crowd(&ledger)?
+    row("one decision, committed, p50", &ms(one), None);
+    let found = format!("{ratio:.2} ×");
+    row(
+        "the same, of the fdatasync",
+        &found,
+        Some(("≤ 1.5 ×", ratio <= 1.5)),
     );
+    let rate = crowd(&ledger)?;
+    let found = format!("{rate:.0} /s");
+    let reach = Some(("≥ 1,000 /s", rate >= 1000.0));
+    row("durable decisions, 64 callers", &found, reach);
 
     let begin = Instant::now();
     let first = Reader::open(&path)?.size()?;
@@ -52,40 +60,70 @@ fn main() -> Result<(), Box<dyn Error>> {
     for one in pending {
         one.wait()?;
     }
-    println!("filled to {leaves} leaves in {:?}", begin.elapsed());
+    let what = format!("filled to {leaves} leaves");
+    row(&what, &seconds(begin.elapsed()), None);
     drop(ledger);
     let begin = Instant::now();
     drop(open(&path)?);
-    println!(
-        "opened again                          {:?}",
-        begin.elapsed()
+    let took = begin.elapsed();
+    row(
+        "opened again",
+        &seconds(took),
+        Some(("≤ 1 s", took.as_secs() < 1)),
     );
     let size = std::fs::metadata(&path)?.len();
-    let count = Reader::open(&path)?.len()?;
-    println!(
-        "on disk                               {} bytes a record",
-        size / count
+    let each = size / Reader::open(&path)?.len()?;
+    let found = format!("{each} bytes");
+    row(
+        "a record, on disk",
+        &found,
+        Some(("≤ 2,500 bytes", each <= 2500)),
     );
-    let begin = Instant::now();
+    let (begin, before) = (Instant::now(), cpu()?);
     let report = verify(&path, |_, _| {})?;
-    let took = begin.elapsed();
+    let (took, of_cpu) = (begin.elapsed(), cpu()? - before);
     if report.exit() != Exit::Clean {
         return Err(format!("not clean: {:?}", report.first_bad).into());
     }
-    println!(
-        "verify {} leaves, {} checkpoints     {took:?}, at most {} MiB resident",
-        report.leaves,
-        report.checkpoints,
-        peak_rss()? / 1024
+    // The reach is for a million.
+    let limit = 20.0 * (leaves as f64 / 1e6).max(1e-3);
+    let what = format!(
+        "verify {} leaves, {} checkpoints",
+        report.leaves, report.checkpoints
+    );
+    let reach = format!("≤ {limit:.1} s");
+    let reached = took.as_secs_f64() <= limit;
+    row(&what, &seconds(took), Some((&reach, reached)));
+    row("… of which on the processor", &seconds(of_cpu), None);
+    let peak = peak_rss()? / 1024;
+    let found = format!("{peak} MiB");
+    row(
+        "… resident, with all of the above",
+        &found,
+        Some(("≤ 200 MiB", peak <= 200)),
     );
     let begin = Instant::now();
     let proof = Reader::open(&path)?.proof(leaves / 2)?;
-    println!(
-        "one proof, {} bytes                  {:?}",
-        proof.len(),
-        begin.elapsed()
-    );
+    let what = format!("a proof of one leaf, {} bytes", proof.len());
+    row(&what, &ms(begin.elapsed()), None);
     Ok(())
+}
+
+fn row(what: &str, found: &str, reach: Option<(&str, bool)>) {
+    let (reach, mark) = match reach {
+        Some((reach, true)) => (reach, "✓"),
+        Some((reach, false)) => (reach, "✗"),
+        None => ("", ""),
+    };
+    println!("| {what} | {found} | {reach} | {mark} |");
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
 }
 
 fn open(path: &Path) -> Result<Ledger, Box<dyn Error>> {
@@ -137,6 +175,12 @@ fn crowd(ledger: &Ledger) -> Result<f64, Box<dyn Error>> {
             .collect()
     });
     Ok(counts.iter().sum::<u64>() as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// What this process has had of the processor.
+fn cpu() -> Result<Duration, Box<dyn Error>> {
+    let used = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
+    Ok(used.into())
 }
 
 /// The most memory this process ever had, KiB.

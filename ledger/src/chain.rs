@@ -165,6 +165,22 @@ pub(crate) struct Tail {
     pub(crate) boot_id: String,
 }
 
+/// A body as it was read: all that can be said of it without the leaves before.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) hash: TreeHash,
+    fields: Result<(Fields, Value), Finding>,
+}
+
+impl Body {
+    pub(crate) fn read(idx: u64, bytes: &[u8]) -> Self {
+        Self {
+            hash: leaf_hash(bytes),
+            fields: Fields::read(idx, bytes),
+        }
+    }
+}
+
 /// Checks leaves one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
@@ -191,13 +207,11 @@ impl Chain {
     }
 
     /// Begins in the middle: the leaf itself is checked, its link to the one before is not.
-    pub(crate) fn begin_at(&mut self, idx: u64, body: &[u8], hash: &[u8], out: &mut Vec<Finding>) {
+    pub(crate) fn begin_at(&mut self, idx: u64, body: Body, hash: &[u8], out: &mut Vec<Finding>) {
         if idx > 0 {
-            let mut ignored = Vec::new();
-            let fields = Fields::read(idx, body, &mut ignored);
-            out.extend(ignored);
-            self.check_hash(idx, body, hash, out);
-            self.advance(idx, body, fields.as_ref().map(|(fields, _)| fields));
+            let fields = body.fields.map_err(|finding| out.push(finding)).ok();
+            check_hash(idx, body.hash, hash, out);
+            self.advance(idx, body.hash, fields.as_ref().map(|(fields, _)| fields));
         } else {
             self.push(idx, body, hash, out);
         }
@@ -207,38 +221,32 @@ impl Chain {
     pub(crate) fn push(
         &mut self,
         idx: u64,
-        body: &[u8],
+        body: Body,
         hash: &[u8],
         out: &mut Vec<Finding>,
     ) -> Option<Value> {
         let expected = self.tail.as_ref().map_or(0, |tail| tail.idx + 1);
         if idx != expected {
+            // The first leaf that is not there: everything before it may still be good.
             out.push(Finding::new(
                 Code::Gap,
-                idx,
+                expected.min(idx),
                 format!("leaf {expected}"),
                 format!("leaf {idx}"),
             ));
         }
-        self.check_hash(idx, body, hash, out);
-        let read = Fields::read(idx, body, out);
+        check_hash(idx, body.hash, hash, out);
+        let read = body.fields.map_err(|finding| out.push(finding)).ok();
         if let Some((fields, _)) = &read {
             self.check_link(idx, fields, out);
         }
-        self.advance(idx, body, read.as_ref().map(|(fields, _)| fields));
+        self.advance(idx, body.hash, read.as_ref().map(|(fields, _)| fields));
         read.map(|(_, value)| value)
     }
 
-    fn check_hash(&self, idx: u64, body: &[u8], hash: &[u8], out: &mut Vec<Finding>) {
-        let computed = leaf_hash(body);
-        if computed.0 != hash {
-            out.push(Finding::new(
-                Code::LeafHash,
-                idx,
-                computed.to_string(),
-                hex(hash),
-            ));
-        }
+    /// When the last leaf was written, as far as it can be read.
+    pub(crate) fn time(&self) -> Option<Timestamp> {
+        self.tail.as_ref().map(|tail| tail.now.t)
     }
 
     fn check_link(&self, idx: u64, fields: &Fields, out: &mut Vec<Finding>) {
@@ -283,8 +291,7 @@ impl Chain {
     }
 
     /// The next leaf is compared with what this one really is, so that one change is one finding.
-    fn advance(&mut self, idx: u64, body: &[u8], fields: Option<&Fields>) {
-        let hash = leaf_hash(body);
+    fn advance(&mut self, idx: u64, hash: TreeHash, fields: Option<&Fields>) {
         let before = self.tail.take();
         let (now, boot_id) = match (fields, before) {
             (Some(fields), _) => (fields.now, fields.boot_id.clone()),
@@ -306,7 +313,19 @@ impl Chain {
     }
 }
 
+fn check_hash(idx: u64, computed: TreeHash, hash: &[u8], out: &mut Vec<Finding>) {
+    if computed.0 != hash {
+        out.push(Finding::new(
+            Code::LeafHash,
+            idx,
+            computed.to_string(),
+            hex(hash),
+        ));
+    }
+}
+
 /// The fields of a body that make the chain.
+#[derive(Debug)]
 struct Fields {
     idx: u64,
     kind: String,
@@ -316,10 +335,9 @@ struct Fields {
 }
 
 impl Fields {
-    fn read(idx: u64, body: &[u8], out: &mut Vec<Finding>) -> Option<(Self, Value)> {
-        let mut wrong = |expected: &str, found: String| {
-            out.push(Finding::new(Code::Noncanonical, idx, expected, found));
-            None
+    fn read(idx: u64, body: &[u8]) -> Result<(Self, Value), Finding> {
+        let wrong = |expected: &str, found: String| {
+            Err(Finding::new(Code::Noncanonical, idx, expected, found))
         };
         if body.len() > MAX_LEAF {
             return wrong("at most 65535 bytes", format!("{} bytes", body.len()));
@@ -368,7 +386,7 @@ impl Fields {
             })
         })();
         match fields {
-            Some(fields) => Some((fields, value)),
+            Some(fields) => Ok((fields, value)),
             None => wrong(
                 "v, kind, id, idx, prev, t, t_boot, boot_id and host of a leaf",
                 "a leaf without one of them".to_owned(),

@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::ClockSource;
 use crate::leaf::{Draft, DraftError};
-use crate::note::Note;
+use crate::note::{Note, VerifierKey};
 use crate::prune::Plan;
 use crate::store::OpenError;
 use crate::tree::TreeHash;
@@ -37,6 +37,7 @@ struct Inner {
     overflowed: Arc<AtomicU64>,
     health: watch::Receiver<Health>,
     published: watch::Receiver<Option<Published>>,
+    identity: VerifierKey,
 }
 
 /// Settings with sensible defaults.
@@ -98,6 +99,7 @@ impl Ledger {
             health,
             publish,
         )?;
+        let identity = writer.identity();
         let writer = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run(&jobs))
@@ -112,6 +114,7 @@ impl Ledger {
                 overflowed,
                 health: watched,
                 published,
+                identity,
             }),
         })
     }
@@ -134,6 +137,11 @@ impl Ledger {
             Err(_) => {}
         }
         Pending(answer)
+    }
+
+    /// The key that signs all its checkpoints: what others know the ledger by.
+    pub fn identity(&self) -> &VerifierKey {
+        &self.inner.identity
     }
 
     /// The latest checkpoint that is on disk, to be shown to a witness. None until the first commit

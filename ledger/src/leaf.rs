@@ -29,6 +29,7 @@ pub enum Kind {
     Decision,
     Outcome,
     Grant,
+    BreakGlass,
     Revoke,
     KeyRotate,
     Anchor,
@@ -44,7 +45,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Genesis,
         Self::Start,
         Self::Stop,
@@ -53,6 +54,7 @@ impl Kind {
         Self::Decision,
         Self::Outcome,
         Self::Grant,
+        Self::BreakGlass,
         Self::Revoke,
         Self::KeyRotate,
         Self::Anchor,
@@ -77,6 +79,7 @@ impl Kind {
             Self::Decision => "decision",
             Self::Outcome => "outcome",
             Self::Grant => "grant",
+            Self::BreakGlass => "break_glass",
             Self::Revoke => "revoke",
             Self::KeyRotate => "key_rotate",
             Self::Anchor => "anchor",
@@ -226,7 +229,7 @@ impl Draft {
     /// while the ledger lives on its ballast.
     pub(crate) fn releases(&self) -> bool {
         match self.kind {
-            Kind::Grant => true,
+            Kind::Grant | Kind::BreakGlass => true,
             Kind::Decision => {
                 self.fields
                     .get("decision")

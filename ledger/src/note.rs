@@ -28,6 +28,7 @@ pub struct VerifierKey {
     name: String,
     role: Role,
     key: VerifyingKey,
+    id: u32,
 }
 
 /// A private key with the name it signs under.
@@ -36,6 +37,7 @@ pub struct NoteSigner {
     name: String,
     role: Role,
     key: SigningKey,
+    id: u32,
 }
 
 /// Why a text is no key, note or checkpoint.
@@ -82,7 +84,7 @@ impl VerifierKey {
 
     /// The four bytes that a signature line names its key by.
     pub fn id(&self) -> u32 {
-        key_id(&self.name, self.role, &self.key)
+        self.id
     }
 
     /// The key alone, as OpenSSL reads it: SubjectPublicKeyInfo in PEM (RFC 8410).
@@ -104,7 +106,7 @@ impl fmt::Display for VerifierKey {
         let mut data = vec![self.role as u8];
         data.extend(self.key.as_bytes());
         let data = BASE64_STANDARD.encode(data);
-        write!(f, "{}+{:08x}+{data}", self.name, self.id())
+        write!(f, "{}+{:08x}+{data}", self.name, self.id)
     }
 }
 
@@ -145,8 +147,9 @@ impl FromStr for VerifierKey {
             name: name.to_owned(),
             role,
             key,
+            id: key_id(name, role, &key),
         };
-        if format!("{:08x}", key.id()) == id {
+        if format!("{:08x}", key.id) == id {
             Ok(key)
         } else {
             Err(NoteError::Key(
@@ -162,10 +165,12 @@ impl NoteSigner {
         if !good_name(name) {
             return Err(NoteError::Key("a name has no spaces"));
         }
+        let key = SigningKey::from_bytes(secret);
         Ok(Self {
             name: name.to_owned(),
             role,
-            key: SigningKey::from_bytes(secret),
+            id: key_id(name, role, &key.verifying_key()),
+            key,
         })
     }
 
@@ -180,6 +185,7 @@ impl NoteSigner {
             name: self.name.clone(),
             role: self.role,
             key: self.key.verifying_key(),
+            id: self.id,
         }
     }
 
@@ -187,7 +193,7 @@ impl NoteSigner {
     pub fn secret_text(&self) -> Zeroizing<String> {
         let mut data = Zeroizing::new(vec![self.role as u8]);
         data.extend(self.key.as_bytes());
-        let id = self.verifier().id();
+        let id = self.id;
         let data = Zeroizing::new(BASE64_STANDARD.encode(&*data));
         Zeroizing::new(format!("PRIVATE+KEY+{}+{id:08x}+{}", self.name, *data))
     }
@@ -220,7 +226,7 @@ impl NoteSigner {
             .try_into()
             .map_err(|_| NoteError::Key("not an Ed25519 key"))?;
         let signer = Self::new(name, role, secret)?;
-        if format!("{:08x}", signer.verifier().id()) == id {
+        if format!("{:08x}", signer.id) == id {
             Ok(signer)
         } else {
             Err(NoteError::Key(
@@ -239,7 +245,7 @@ impl NoteSigner {
         bytes.extend(signature.to_bytes());
         Signature {
             name: self.name.clone(),
-            id: self.verifier().id(),
+            id: self.id,
             bytes,
         }
     }
@@ -275,7 +281,7 @@ impl Signature {
 
     /// Whether the line says that this key made it.
     pub fn claims(&self, key: &VerifierKey) -> bool {
-        self.name == key.name && self.id == key.id()
+        self.name == key.name && self.id == key.id
     }
 
     /// Some when this key signed `text` with it: the time of a cosignature in seconds since 1970,

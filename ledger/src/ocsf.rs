@@ -74,7 +74,7 @@ impl Class {
 fn disposition(record: &Record) -> (u32, &'static str, u32, &'static str) {
     let allowed = record.verdict == "allow";
     match (allowed, record.by.as_str()) {
-        (true, "human") => (1, "Allowed", 8, "Approved"),
+        (true, "human" | "break_glass") => (1, "Allowed", 8, "Approved"),
         (true, _) => (1, "Allowed", 1, "Allowed"),
         (false, "human") => (2, "Denied", 25, "Rejected"),
         (false, "error") => (2, "Denied", 27, "Error"),
@@ -158,7 +158,8 @@ pub fn event(leaf: &Leaf) -> Value {
 
 fn severity(record: &Record) -> (u32, &'static str) {
     match record.kind.as_str() {
-        "gap" | "degraded" => (4, "High"),
+        "gap" | "degraded" | "break_glass" => (4, "High"),
+        "decision" if record.by == "break_glass" => (4, "High"),
         "decision" if record.verdict == "deny" => (3, "Medium"),
         "decision" if record.by == "human" => (2, "Low"),
         _ => (1, "Informational"),
@@ -220,7 +221,7 @@ fn unmapped(leaf: &Leaf, value: &Value, record: &Record) -> Value {
         "hold": record.hold,
     });
     for name in [
-        "outcome", "gap", "degraded", "step", "keys", "redact", "prune",
+        "outcome", "gap", "degraded", "step", "keys", "redact", "prune", "order",
     ] {
         if !value[name].is_null() {
             unmapped[name] = value[name].clone();

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::note::VerifierKey;
 use crate::prove::ProveError;
 use crate::reader::{Filter, Leaf, ReadError, Reader};
+use crate::verify::orders::{ended, is_order};
 use crate::verify::{Exit, Report};
 
 /// How long leaves are kept unless somebody says otherwise, in days.
@@ -117,6 +118,12 @@ struct Carried {
     identity: Value,
     /// The last `keys`, and where.
     epoch: Value,
+    /// Whose answers count, as the last `start` said.
+    gateway: Value,
+    /// Whose offline keys count, as the last `policy` said.
+    offline: Value,
+    /// Orders that may still be in force, as far as decisions by them are held against.
+    orders: Vec<Value>,
 }
 
 impl Carried {
@@ -131,6 +138,10 @@ impl Carried {
             let list = carried[name].as_array().into_iter().flatten();
             set.extend(list.filter_map(|item| item.as_str().map(str::to_owned)));
         }
+        self.gateway = carried["gateway"].clone();
+        self.offline = carried["break_glass"]["policy"].clone();
+        let orders = carried["break_glass"]["orders"].as_array();
+        self.orders = orders.cloned().unwrap_or_default();
         if let Some(keys) = carried["keys"].as_array().and_then(|keys| keys.last()) {
             self.identity = keys["identity"].clone();
             self.epoch = json!({"idx": keys["idx"], "epoch": keys["epoch"]});
@@ -141,9 +152,27 @@ impl Carried {
         let value = leaf.value();
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
         match text("/kind") {
-            Some("policy") => self
-                .policies
-                .extend(text("/policy/sha256").map(str::to_owned)),
+            Some("policy") => {
+                self.policies
+                    .extend(text("/policy/sha256").map(str::to_owned));
+                let sha256 = &value["policy"]["sha256"];
+                self.offline = json!({"sha256": sha256, "keys": value["break_glass"]});
+                self.orders.clear();
+            }
+            Some("start") => {
+                self.gateway = value["gateway"].clone();
+                self.orders.clear();
+            }
+            Some("break_glass") if is_order(&value) => self.orders.push(json!({
+                "decision_id": value["decision_id"],
+                "agent": {"name": value["agent"]["name"]},
+                "rules": value["rules"],
+                "approvers": people(&value),
+            })),
+            Some("break_glass") => self.orders.retain(|order| {
+                let id = order["decision_id"].as_str().unwrap_or_default();
+                !ended(&value, id)
+            }),
             Some("request") => self.requests.extend(text("/request").map(str::to_owned)),
             Some("decision") => self.holds.extend(hold_of(&value)),
             Some("anchor") => self
@@ -158,6 +187,12 @@ impl Carried {
             _ => {}
         }
     }
+}
+
+/// Of everybody only who they are.
+fn people(leaf: &Value) -> Vec<Value> {
+    let list = leaf["approvers"].as_array().into_iter().flatten();
+    list.map(|one| json!({"subject": one["subject"]})).collect()
 }
 
 /// As `verify` names a hold.
@@ -202,6 +237,8 @@ fn carried(reader: &Reader, to: u64) -> Result<Value, ReadError> {
         "requests": requests,
         "holds": holds,
         "witnesses": known.witnesses,
+        "gateway": known.gateway,
+        "break_glass": {"policy": known.offline, "orders": known.orders},
         "keys": [keys],
     }))
 }

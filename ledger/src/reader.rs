@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, eaccess};
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension as _, params_from_iter,
     types::Value as SqlValue,
@@ -22,6 +23,15 @@ pub struct Reader {
     path: PathBuf,
     /// A ledger from before there were any has none.
     has_openings: bool,
+    opened: Opened,
+}
+
+/// What the connection is to.
+#[derive(Debug)]
+struct Opened {
+    path: PathBuf,
+    /// More of the URI.
+    more: &'static str,
     /// Where the copy is that is read in place of the file.
     _copy: Option<TempDir>,
 }
@@ -102,17 +112,18 @@ pub enum ReadError {
 impl Reader {
     /// Opens the file at `path` without ever writing to it.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        // A plain error for what SQLite calls "unable to open database file".
-        fs::File::open(path).map_err(|source| ReadError::Missing {
+        // A plain error for what SQLite calls "unable to open database file". Not by opening it:
+        // closing it again would end the locks of a writer in this very process (POSIX).
+        eaccess(path, AccessFlags::R_OK).map_err(|errno| ReadError::Missing {
             path: path.to_owned(),
-            source,
+            source: errno.into(),
         })?;
-        let (conn, copy) = connect(path)?;
+        let (conn, opened) = connect(path)?;
         let mut reader = Self {
             conn,
             path: path.to_owned(),
             has_openings: false,
-            _copy: copy,
+            opened,
         };
         let (application, version, _) =
             store::identity(&reader.conn).map_err(|source| reader.wrong(source))?;
@@ -291,6 +302,11 @@ impl Reader {
         &self.conn
     }
 
+    /// Another connection to the same file, for another thread.
+    pub(crate) fn again(&self) -> rusqlite::Result<Connection> {
+        open(&self.opened.path, self.opened.more)
+    }
+
     pub(crate) fn wrong(&self, source: rusqlite::Error) -> ReadError {
         wrong(&self.path, source)
     }
@@ -342,23 +358,30 @@ impl Filter {
 
 /// In place; else, when the medium or the directory cannot be written: in place as an unchanging
 /// file if nothing is in its log, or as a copy.
-fn connect(path: &Path) -> Result<(Connection, Option<TempDir>), ReadError> {
+fn connect(path: &Path) -> Result<(Connection, Opened), ReadError> {
+    let opened = |path: &Path, more, copy| Opened {
+        path: path.to_owned(),
+        more,
+        _copy: copy,
+    };
     match open(path, "") {
-        Ok(conn) => return Ok((conn, None)),
+        Ok(conn) => return Ok((conn, opened(path, "", None))),
         Err(error) if !in_the_way(&error) => return Err(wrong(path, error)),
         Err(_) => {}
     }
     if fs::metadata(side_file(path, "-wal")).map_or(0, |log| log.len()) == 0 {
-        return open(path, "&immutable=1")
-            .map(|conn| (conn, None))
+        const UNCHANGING: &str = "&immutable=1";
+        return open(path, UNCHANGING)
+            .map(|conn| (conn, opened(path, UNCHANGING, None)))
             .map_err(|source| wrong(path, source));
     }
     let copied = copy(path).map_err(|source| ReadError::Copy {
         path: path.to_owned(),
         source,
     })?;
-    let conn = open(&copied.path().join("ledger.db"), "").map_err(|source| wrong(path, source))?;
-    Ok((conn, Some(copied)))
+    let file = copied.path().join("ledger.db");
+    let conn = open(&file, "").map_err(|source| wrong(path, source))?;
+    Ok((conn, opened(&file, "", Some(copied))))
 }
 
 fn open(path: &Path, more: &str) -> rusqlite::Result<Connection> {

@@ -29,6 +29,9 @@ pub struct Record {
     pub hold: String,
     pub result: String,
     pub held_ms: Option<u64>,
+    /// What happened to the record itself: how much is missing and why, how far the clock jumped,
+    /// what was taken away and on whose order.
+    pub detail: String,
     /// The leaf hash, hex.
     pub hash: String,
 }
@@ -107,6 +110,7 @@ impl Record {
             hold: text("/hold"),
             result: text("/outcome/result"),
             held_ms: leaf.pointer("/outcome/held_ms").and_then(Value::as_u64),
+            detail: detail(leaf),
             hash,
         }
     }
@@ -134,7 +138,13 @@ impl Record {
 
     /// Whether a person let through what the policy would not without one.
     pub fn is_override(&self) -> bool {
-        self.kind == "decision" && self.verdict == "allow" && self.by == "human"
+        let people = matches!(self.by.as_str(), "human" | "break_glass");
+        self.kind == "decision" && self.verdict == "allow" && people
+    }
+
+    /// Whether it was let through by an order, without the people that the rule asks.
+    pub fn broke_glass(&self) -> bool {
+        self.kind == "decision" && self.by == "break_glass"
     }
 
     /// Whether the owner of an agent let it through: never, where the host's own check runs.
@@ -191,6 +201,75 @@ impl Record {
             self.held_ms.map(|ms| ms.to_string()).unwrap_or_default(),
             self.hash.clone(),
         ]
+    }
+}
+
+fn detail(leaf: &Value) -> String {
+    let text = |pointer: &str| said(leaf.pointer(pointer));
+    let number = |pointer: &str| leaf.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    match leaf["kind"].as_str() {
+        Some("start") => match text("/version") {
+            version if version.is_empty() => version,
+            version => format!("version {version}"),
+        },
+        Some("stop") if number("/pending") > 0 => format!("{} still held", number("/pending")),
+        Some("policy") => format!("SHA-256 {}", text("/policy/sha256")),
+        Some("key_rotate") => text("/keys/epoch"),
+        Some("gap") => format!(
+            "{} not recorded: {}",
+            number("/gap/lost"),
+            text("/gap/cause")
+        ),
+        Some("degraded") => {
+            let causes = [text("/degraded/cause"), text("/canary"), text("/gateway")];
+            causes
+                .into_iter()
+                .find(|cause| !cause.is_empty())
+                .unwrap_or_default()
+        }
+        Some("clock") => {
+            let ms = number("/step/ms");
+            let sign = if ms < 0 { '-' } else { '+' };
+            let (s, ms) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
+            format!("{sign}{s}.{ms:03} s, from {}", text("/step/from"))
+        }
+        Some("redact") => {
+            let paths = leaf["redact"]["paths"].as_array().into_iter().flatten();
+            let paths: Vec<_> = paths.filter_map(Value::as_str).collect();
+            format!(
+                "leaf {}: {}; by {}: {}",
+                number("/redact/idx"),
+                paths.join(", "),
+                text("/redact/by"),
+                text("/redact/reason")
+            )
+        }
+        Some("review") => format!(
+            "leaves {} to {}; by {}: {}",
+            number("/review/from"),
+            number("/review/to"),
+            text("/review/by"),
+            text("/review/note")
+        ),
+        Some("export") => format!(
+            "{} of {} leaves: {}; by {}",
+            text("/export/format"),
+            number("/export/size"),
+            text("/export/query"),
+            text("/export/by")
+        ),
+        Some("revoke") => format!(
+            "{} grants: {}",
+            number("/revoke/count"),
+            text("/revoke/cause")
+        ),
+        Some("prune") => format!(
+            "leaves before {}, older than {} days; by {}",
+            number("/prune/to"),
+            number("/prune/retention_days"),
+            text("/prune/by")
+        ),
+        _ => String::new(),
     }
 }
 

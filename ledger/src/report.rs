@@ -52,6 +52,8 @@ pub(crate) struct Counts {
     pub(crate) decisions: u64,
     pub(crate) allowed: u64,
     pub(crate) denied: u64,
+    /// Let through by an order, of the overrides.
+    pub(crate) broke_glass: u64,
     pub(crate) overrides: u64,
     pub(crate) rejected: u64,
     pub(crate) unanswered: u64,
@@ -72,6 +74,16 @@ impl Rows {
         self.all += 1;
         if self.rows.len() < MOST_ROWS {
             self.rows.push(record.clone());
+        }
+    }
+
+    /// Before all others, as the `nth` of those.
+    fn push_first(&mut self, record: &Record, nth: u64) {
+        self.all += 1;
+        let at = usize::try_from(nth.saturating_sub(1)).unwrap_or(usize::MAX);
+        if at < MOST_ROWS {
+            self.rows.insert(at.min(self.rows.len()), record.clone());
+            self.rows.truncate(MOST_ROWS);
         }
     }
 }
@@ -145,8 +157,8 @@ impl Facts<'_> {
         match record.kind.as_str() {
             "request" => self.counts.requests += 1,
             "decision" => self.decision(record),
-            "gap" | "degraded" | "clock" | "redact" | "prune" | "key_rotate" | "policy"
-            | "start" | "stop" => self.interruptions.push(record),
+            "gap" | "degraded" | "break_glass" | "clock" | "redact" | "prune" | "key_rotate"
+            | "policy" | "review" | "start" | "stop" => self.interruptions.push(record),
             _ => {}
         }
     }
@@ -158,6 +170,7 @@ impl Facts<'_> {
         counts.decisions += 1;
         counts.allowed += u64::from(!denied);
         counts.denied += u64::from(denied);
+        counts.broke_glass += u64::from(record.broke_glass());
         counts.overrides += u64::from(record.is_override());
         counts.rejected += u64::from(denied && record.by == "human");
         counts.unanswered += u64::from(unanswered);
@@ -170,7 +183,9 @@ impl Facts<'_> {
         for person in &record.approvers {
             self.people.entry(person.subject.clone()).or_default()[side] += 1;
         }
-        if denied || record.is_override() || unanswered {
+        if record.broke_glass() {
+            self.exceptions.push_first(record, self.counts.broke_glass);
+        } else if denied || record.is_override() || unanswered {
             self.exceptions.push(record);
         }
         self.decisions.push(record);

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior};
 
-use crate::chain::{Chain, Code, Finding, Tail};
-use crate::keys::KeysError;
+use crate::chain::{Body, Chain, Code, Finding, Tail};
 use crate::note::{Checkpoint, Note, VerifierKey, parse_checkpoint};
 use crate::tree::Frontier;
 
+mod error;
 mod write;
+pub use error::OpenError;
 pub(crate) use write::{Batch, Opening, Row, hash_at, missing_node};
 use write::{build_nodes, insert, introduced_epoch};
 
@@ -63,48 +64,6 @@ CREATE TABLE opening (
 
 /// How many of the last leaves are checked when a file is opened for writing.
 pub(crate) const TAIL_CHECK: u64 = 1000;
-
-/// Why a ledger cannot be opened for writing.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(
-        "{path}: {why}; the ledger's directory must be a directory that only its owner can write"
-    )]
-    Directory { path: PathBuf, why: String },
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{path}: another process writes this ledger; stop it first")]
-    InUse { path: PathBuf },
-    #[error("{path}: not a ledger; move it away or name another file")]
-    NotALedger { path: PathBuf },
-    #[error(
-        "{path}: written by a newer version (schema {found}, this program knows {known}); update this program"
-    )]
-    Newer {
-        path: PathBuf,
-        found: i64,
-        known: usize,
-    },
-    #[error("{path}: {finding}; keep the file as evidence and run `syshold ledger verify`")]
-    Tampered { path: PathBuf, finding: Finding },
-    #[error("{path}: the ledger is empty although it was in use; keep the file as evidence")]
-    Emptied { path: PathBuf },
-    #[error("{path}: cannot keep {bytes} bytes back for a full disk: {source}; free some space")]
-    Ballast {
-        path: PathBuf,
-        bytes: u64,
-        source: io::Error,
-    },
-    #[error("{path}: {source}")]
-    Sqlite {
-        path: PathBuf,
-        source: rusqlite::Error,
-    },
-    #[error("the first leaf cannot be written: {0}")]
-    Genesis(String),
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-}
 
 /// A ledger file open for writing.
 #[derive(Debug)]
@@ -210,12 +169,8 @@ impl Store {
             source,
         })?;
         let mut store = Self::connect(path)?;
-        let wrong = |source| OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        };
-        let (application, version, tables) =
-            identity(&store.conn).map_err(|source| not_a_ledger(path, source))?;
+        let wrong = |source| OpenError::sqlite(path, source);
+        let (application, version, tables) = identity(&store.conn).map_err(wrong)?;
         let fresh = version == 0 && tables == 0;
         if !fresh && application != APPLICATION_ID {
             return Err(OpenError::NotALedger {
@@ -256,7 +211,9 @@ impl Store {
     /// pages with an fsync of their own, before anything else is written.
     pub(crate) fn reopen(path: &Path) -> Result<Self, CommitError> {
         let store = Self::connect(path).map_err(|error| match error {
-            OpenError::Sqlite { source, .. } => CommitError::Sqlite(source),
+            OpenError::Sqlite { source, .. } | OpenError::Damaged { source, .. } => {
+                CommitError::Sqlite(source)
+            }
             _ => CommitError::Busy,
         })?;
         store.forget().map(|()| store)
@@ -284,7 +241,7 @@ impl Store {
             conn.pragma_update(None, "synchronous", "FULL")?;
             Ok(conn)
         };
-        let conn = open().map_err(|source| not_a_ledger(path, source))?;
+        let conn = open().map_err(|source| OpenError::sqlite(path, source))?;
         Ok(Self {
             conn,
             path: path.to_owned(),
@@ -293,10 +250,7 @@ impl Store {
 
     /// Checks the last leaves, the right edge of the tree and its checkpoint.
     pub(crate) fn head(&self) -> Result<Head, OpenError> {
-        let wrong = |source| OpenError::Sqlite {
-            path: self.path.clone(),
-            source,
-        };
+        let wrong = |source| OpenError::sqlite(&self.path, source);
         let mut chain = Chain::default();
         let mut findings = Vec::new();
         let mut statement = self
@@ -311,10 +265,11 @@ impl Store {
         while let Some(row) = rows.next().map_err(wrong)? {
             let (idx, body, hash): (u64, Vec<u8>, Vec<u8>) =
                 (|| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))().map_err(wrong)?;
+            let read = Body::read(idx, &body);
             if last.is_none() {
-                chain.begin_at(idx, &body, &hash, &mut findings);
+                chain.begin_at(idx, read, &hash, &mut findings);
             } else {
-                chain.push(idx, &body, &hash, &mut findings);
+                chain.push(idx, read, &hash, &mut findings);
             }
             if let Some(finding) = findings.pop() {
                 return Err(self.tampered(finding));
@@ -339,10 +294,7 @@ impl Store {
 
     /// The latest checkpoint, which has to be of this very tree.
     fn checkpoint(&self, edge: &Frontier) -> Result<Option<(Note, Checkpoint)>, OpenError> {
-        let wrong = |source| OpenError::Sqlite {
-            path: self.path.clone(),
-            source,
-        };
+        let wrong = |source| OpenError::sqlite(&self.path, source);
         let note: Option<String> = self
             .conn
             .query_row(
@@ -465,18 +417,6 @@ pub(crate) fn identity(conn: &Connection) -> rusqlite::Result<(i32, i64, i64)> {
         conn.pragma_query_value(None, "user_version", |row| row.get(0))?,
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?,
     ))
-}
-
-fn not_a_ledger(path: &Path, source: rusqlite::Error) -> OpenError {
-    match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => OpenError::NotALedger {
-            path: path.to_owned(),
-        },
-        _ => OpenError::Sqlite {
-            path: path.to_owned(),
-            source,
-        },
-    }
 }
 
 /// Mode 0640 whatever the umask: who may read the directory may read the ledger. SQLite gives its

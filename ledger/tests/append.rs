@@ -3,7 +3,7 @@ mod common;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::time::{Duration, Instant};
 
 use common::{decision, filled, open, outcome, place, policy, request};
@@ -390,4 +390,27 @@ fn a_change_under_the_writer_fails_the_batch_and_is_recorded() {
         matches!(&refused, Err(AppendError::Store(why)) if why.contains("acknowledged")),
         "{refused:?}"
     );
+}
+
+/// POSIX: whoever closes a file ends every lock that its process has on it.
+#[test]
+fn a_reader_in_the_daemon_leaves_the_writers_locks_alone() {
+    let (_dir, path) = place();
+    let ledger = Ledger::open(&path, "web-1".parse().unwrap()).unwrap();
+    ledger.append(Draft::new(Kind::Start)).wait().unwrap();
+    let inode = std::fs::metadata(&path).unwrap().ino();
+    let locks = || {
+        let all = std::fs::read_to_string("/proc/locks").unwrap();
+        let own = format!(" {} ", std::process::id());
+        let of_file = format!(":{inode} ");
+        let held = all.lines().filter(|line| line.contains(&own));
+        held.filter(|line| line.contains(&of_file)).count()
+    };
+    let before = locks();
+    assert!(before > 0, "the writer holds one");
+    drop(Reader::open(&path).unwrap());
+    assert_eq!(locks(), before);
+    drop(verify(&path, |_, _| {}).unwrap());
+    assert_eq!(locks(), before);
+    drop(ledger);
 }

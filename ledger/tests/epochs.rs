@@ -383,7 +383,7 @@ fn every_flipped_bit_of_a_note_is_found() {
         assert_eq!(check(&path).exit(), Exit::Tampered, "byte {at}: {changed}");
         flips += 1;
     }
-    println!("{flips} flips, all found");
+    println!("figure: {flips} bytes of checkpoints flipped: all found");
     assert!(flips > 300);
 }
 
@@ -566,4 +566,28 @@ async fn a_witness_cosigns_what_only_grew() {
     };
     let report = verify_with(&path, &pinned, |_, _| {}).unwrap();
     assert!(codes(&report).contains(&Code::CkptSig), "another log's key");
+}
+
+/// A host whose witness has not answered yet is not warned about, for an hour.
+#[test]
+fn a_witness_that_was_just_named_is_not_missed_yet() {
+    let (_dir, path) = place();
+    let witness = NoteSigner::new("gateway.example", Role::Witness, &[9; 32]).unwrap();
+    let said = json!({"witness": witness.verifier().to_string()});
+    let anchor = || Draft::new(Kind::Anchor).field("anchor", &said);
+    let ledger = open(&path);
+    for draft in [anchor(), Draft::new(Kind::Review), anchor()] {
+        ledger.append(draft).wait().unwrap();
+    }
+    drop(ledger);
+    assert_eq!(check(&path).exit(), Exit::Clean);
+    let conn = forger(&path);
+    rewrite(&conn, |n, leaf| {
+        if n < 2 {
+            leaf["t"] = json!("2026-01-01T00:00:00.000Z");
+        }
+    });
+    let report = check(&path);
+    assert_eq!(report.error_count, 0, "{report:?}");
+    assert_eq!(report.warnings[0].code, Code::Unanchored);
 }

@@ -115,6 +115,7 @@ fn the_report_says_what_it_covers_and_runs_nothing() {
         "(web, passkey)",
         "own agent",
         "events not recorded (gaps)",
+        "3 not recorded: the disk is full",
         "Art. 14, Art. 26(6)",
         &proof.root.unwrap().to_string(),
         r"\u{202e}",

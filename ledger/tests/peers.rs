@@ -255,7 +255,7 @@ fn go_and_signed_note_agree() -> Verdict {
         ));
     }
     println!(
-        "Go verified {} checkpoints, {} inclusion and {} consistency proofs of ours; we verified {} checkpoints and {} proofs of its",
+        "figure: Go verified {} checkpoints, {} inclusion and {} consistency proofs of ours; we verified {} checkpoints and {} proofs of its",
         asked.len(),
         all.0,
         all.1,
@@ -359,8 +359,8 @@ fn the_vectors_of_transparency_dev() -> Verdict {
         }
     }
     println!(
-        "{} inclusion and {} consistency vectors",
-        checked[0], checked[1]
+        "figure: transparency-dev: {} of 196 vectors answered as they say",
+        checked[0] + checked[1]
     );
     assert_eq!(checked, [98, 98]);
 
@@ -480,7 +480,7 @@ print(n)
         String::from_utf8_lossy(&output.stderr)
     );
     assert_eq!(said, lines.lines().count().to_string());
-    println!("{said} leaves byte-equal with rfc8785");
+    println!("figure: {said} leaves byte-equal with PyPI rfc8785");
     Verdict::Run
 }
 
@@ -606,7 +606,7 @@ fn events_fit_the_schema_of_ocsf() -> Verdict {
         );
         *checked.entry(class).or_insert(0) += 1;
     }
-    println!("events that fit: {checked:?}");
+    println!("figure: events that fit the schema of OCSF 1.8.0: {checked:?}");
     assert_eq!(checked.len(), 4);
     Verdict::Run
 }

@@ -388,7 +388,7 @@ fn power_cuts() {
         }
     }
     println!(
-        "{tried} states after {} steps ({writes} writes, {renames} rotations), {torn_states} of them torn: {acks} leaves acknowledged, 0 lost; slowest recovery {slowest:?}",
+        "figure: power cut: {tried} states after {} steps ({writes} writes, {renames} rotations), {torn_states} of them torn: {acks} leaves acknowledged, 0 lost; slowest recovery {slowest:?}",
         steps.len()
     );
 }

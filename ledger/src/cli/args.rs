@@ -103,8 +103,8 @@ pub(super) enum Command {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Make committed values of a leaf unreadable for good; every proof still holds (the daemon must
-    /// be stopped)
+    /// Make committed values of a leaf unreadable for good; every proof still holds. A daemon that
+    /// runs is asked to do it
     Redact {
         /// The leaf
         idx: u64,
@@ -115,7 +115,7 @@ pub(super) enum Command {
         #[arg(long)]
         reason: String,
     },
-    /// Remove old leaves that a witness has seen; their hashes stay (the daemon must be stopped)
+    /// Remove old leaves that a witness has seen; their hashes stay
     Prune {
         /// Keep leaves of this many days
         #[arg(long, default_value_t = RETENTION_DAYS, value_name = "DAYS")]
@@ -126,8 +126,21 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Begin a new epoch: replace the signing key and erase the old one (the daemon must be stopped;
-    /// it does this itself every 1,024 leaves)
+    /// Record that leaves were reviewed, by whom and what was found. A daemon that runs is asked to
+    /// do it
+    Review {
+        /// What was found
+        #[arg(long, value_name = "TEXT")]
+        note: String,
+        /// The first leaf
+        #[arg(long, default_value_t = 0, value_name = "IDX")]
+        from: u64,
+        /// The last leaf [default: the newest]
+        #[arg(long, value_name = "IDX")]
+        to: Option<u64>,
+    },
+    /// Begin a new epoch: replace the signing key and erase the old one (the daemon does this
+    /// itself every 1,024 leaves)
     RotateKey,
 }
 
@@ -150,6 +163,17 @@ pub(super) enum Export {
     Ocsf,
 }
 
+impl Export {
+    /// The word on the command line.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Csv => "csv",
+            Self::Ocsf => "ocsf",
+        }
+    }
+}
+
 /// What whoever verifies knows from elsewhere.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Known {
@@ -159,6 +183,12 @@ pub(super) struct Known {
     /// The key of a witness, or a file with it; may be repeated
     #[arg(long, value_name = "KEY")]
     pub(super) witness: Vec<String>,
+    /// The key that the gateway signs decisions with, or a file with it; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub(super) gateway_key: Vec<String>,
+    /// The offline key of somebody who may break the glass, or a file with it; may be repeated
+    #[arg(long, value_name = "KEY")]
+    pub(super) break_glass_key: Vec<String>,
     /// A file with the latest checkpoint that a witness has of this log
     #[arg(long, value_name = "FILE")]
     pub(super) witnessed: Option<PathBuf>,
@@ -180,7 +210,7 @@ pub(super) struct Only {
     #[arg(long, value_parser = ["allow", "deny"])]
     verdict: Option<String>,
     /// Only decisions made so
-    #[arg(long, value_parser = ["policy", "human", "grant", "timeout", "unreachable", "error"])]
+    #[arg(long, value_parser = ["policy", "human", "grant", "break_glass", "timeout", "unreachable", "error"])]
     by: Option<String>,
     /// Only leaves about this action
     #[arg(long, value_name = "ACTION")]

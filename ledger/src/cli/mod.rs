@@ -11,6 +11,8 @@ use std::process::ExitCode;
 
 pub use args::LedgerArgs;
 use args::{Command, Form};
+pub use keep::{Work, WorkError};
+use syshold_protocol::ids::ParseError;
 
 use crate::DEFAULT_PATH;
 use crate::evidence::EvidenceError;
@@ -64,13 +66,21 @@ pub fn run_at(args: &LedgerArgs, default: &Path) -> ExitCode {
             trust,
             output,
         } => hand_out::evidence(db, only, trust, output),
-        Command::Redact { idx, field, reason } => keep::redact(db, *idx, field, reason),
+        Command::Redact { idx, field, reason } => keep::alone(
+            db,
+            &Work::Redact {
+                idx: *idx,
+                fields: field.clone(),
+                reason: reason.clone(),
+            },
+        ),
         Command::Prune {
             keep,
             trust,
             dry_run,
         } => keep::prune(db, *keep, trust, *dry_run),
-        Command::RotateKey => keep::rotate(db),
+        Command::Review { note, from, to } => keep::alone(db, &Work::review(note, *from, *to)),
+        Command::RotateKey => keep::alone(db, &Work::RotateKey),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,7 +100,7 @@ pub fn run_at(args: &LedgerArgs, default: &Path) -> ExitCode {
 const USAGE: u8 = 2;
 
 #[derive(Debug, thiserror::Error)]
-enum CliError {
+pub(crate) enum CliError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -109,10 +119,19 @@ enum CliError {
     Host(#[from] HostNameError),
     #[error("{what}: {source}")]
     Key { what: String, source: NoteError },
+    #[error("{what}: {source}")]
+    PublicKey {
+        what: &'static str,
+        source: ParseError,
+    },
     #[error("there is no leaf {idx}; the last one is {last}")]
     NoSuchLeaf { idx: u64, last: u64 },
+    #[error("leaf {from} comes after leaf {to}; change --from or --to")]
+    NoRange { from: u64, to: u64 },
     #[error("leaf {idx} was pruned; the first one is {first}")]
     Pruned { idx: u64, first: u64 },
+    #[error("the words of that query are too long to be noted")]
+    LongQuery,
     #[error("the ledger has no checkpoint yet; start the daemon once")]
     NoCheckpoint,
     #[error("{}: {source}", path.display())]

@@ -146,6 +146,8 @@ pub enum DecidedBy {
     Policy,
     Human,
     Grant,
+    /// An order signed with offline keys.
+    BreakGlass,
     Timeout,
     Unreachable,
     Error,

@@ -143,6 +143,7 @@ fn figures(facts: &Facts<'_>) -> Markup {
     let figures = [
         (counts.decisions, "decisions"),
         (counts.denied, "denied"),
+        (counts.broke_glass, "let through by break-glass: review due"),
         (counts.overrides, "allowed by a person (overrides)"),
         (counts.rejected, "denied by a person"),
         (counts.unanswered, "unanswered or gateway away"),
@@ -166,7 +167,7 @@ fn exceptions(facts: &Facts<'_>) -> Markup {
         section aria-labelledby="exceptions" {
             h2 id="exceptions" { "Denials and overrides" }
             p { "What was denied, what a person let through although the policy would not, and what ended because nobody answered." }
-            (decisions(&facts.exceptions, "Denials, overrides and unanswered questions, oldest first"))
+            (decisions(&facts.exceptions, "Break-glass first; then denials, overrides and unanswered questions, oldest first"))
         }
     }
 }
@@ -216,7 +217,8 @@ fn decision(record: &Record) -> Markup {
             td role="cell" data-label="Verdict" {
                 span {
                     span class=(class) { (word) }
-                    @if record.is_override() { span.mark { "override" } }
+                    @if record.broke_glass() { span.mark { "break-glass" } }
+                    @else if record.is_override() { span.mark { "override" } }
                     @if record.self_approved() { span.mark { "own agent" } }
                     @if allowed && !record.lifespan.is_empty() { span.mark { (extent(&record.lifespan)) } }
                 }
@@ -277,7 +279,7 @@ fn interruptions(facts: &Facts<'_>) -> Markup {
     html! {
         section aria-labelledby="interruptions" {
             h2 id="interruptions" { "The record itself" }
-            p { "Starts and stops, policies coming into force, new keys, clock steps, and every time that recording failed or records were redacted or pruned." }
+            p { "Starts and stops, policies coming into force, new keys, clock steps, and every time that recording failed or records were reviewed, redacted or pruned." }
             @if rows.rows.is_empty() { p.none { "Nothing in this population." } }
             @else {
                 (cut(rows))
@@ -288,6 +290,7 @@ fn interruptions(facts: &Facts<'_>) -> Markup {
                         th role="columnheader" scope="col" { "Time (UTC)" }
                         th role="columnheader" scope="col" { "What" }
                         th role="columnheader" scope="col" { "Meaning" }
+                        th role="columnheader" scope="col" { "In particular" }
                     } }
                     tbody role="rowgroup" { @for record in &rows.rows {
                         tr role="row" {
@@ -295,6 +298,7 @@ fn interruptions(facts: &Facts<'_>) -> Markup {
                             (cell("Time", &clock_time(&record.t), "t"))
                             (cell("What", &record.kind, ""))
                             (cell("Meaning", meaning(&record.kind), ""))
+                            (cell("In particular", &record.detail, "long"))
                         }
                     } }
                 }
@@ -305,11 +309,15 @@ fn interruptions(facts: &Facts<'_>) -> Markup {
 
 fn meaning(kind: &str) -> &'static str {
     match kind {
+        "break_glass" => {
+            "An order with offline keys came into force, ended or was refused: review it"
+        }
         "gap" => "Recording failed; whatever was held then was denied, and is counted here",
         "degraded" => "Enforcement or recording worked with less than it should have",
         "clock" => "The clock was set",
         "redact" => "A committed value was redacted; every proof still holds",
         "prune" => "Old leaves were removed under the retention rule; their hashes stay",
+        "review" => "Somebody reviewed the record",
         "key_rotate" => "A new epoch: the old signing key was erased",
         "policy" => "A policy came into force",
         "start" => "The daemon started",
@@ -325,8 +333,8 @@ fn timeline(facts: &Facts<'_>) -> Markup {
             h2 id="timeline" { "Timeline" }
             @if bars.is_empty() { p.none { "No decision in this population." } }
             @else {
-                (chart(bars))
                 p.key { span { "Plain: allowed" } span { "Hatched: denied" } }
+                (chart(bars))
                 (counted("Decisions a day or month", "Period", bars))
             }
         }
@@ -425,11 +433,19 @@ fn controls(facts: &Facts<'_>) -> Markup {
                         (cell("Control", &control.names(), ""))
                         (cell("Supported by", control.evidence, ""))
                         (cell("Records", &count.to_string(), "num"))
-                        (cell("Leaves", &if *count == 0 { "none".to_owned() } else { format!("{first} to {last}") }, ""))
+                        (cell("Leaves", &range(*count, *first, *last), ""))
                     }
                 } }
             }
         }
+    }
+}
+
+fn range(count: u64, first: u64, last: u64) -> String {
+    match count {
+        0 => "none".to_owned(),
+        _ if first == last => first.to_string(),
+        _ => format!("{first} to {last}"),
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) fn check(
         seen,
         identity,
         witnesses: trust.witnesses.iter().chain(&seen.witnesses).collect(),
+        pinned: &trust.witnesses,
         good_to: seen.floor,
         last: None,
         cosigned: None,
@@ -51,6 +52,8 @@ struct Checks<'a> {
     seen: &'a Seen,
     identity: Option<VerifierKey>,
     witnesses: Vec<&'a VerifierKey>,
+    /// When there are any, only theirs count: whoever writes the ledger can name others in it.
+    pinned: &'a [VerifierKey],
     /// Leaves below this are proven by a checkpoint that holds.
     good_to: u64,
     /// The size of the last checkpoint.
@@ -171,7 +174,9 @@ impl Checks<'_> {
                             witness: witness.name().to_owned(),
                             at: text,
                         };
-                        self.cosigned = Some((cosigned, at));
+                        if self.pinned.is_empty() || self.pinned.contains(witness) {
+                            self.cosigned = Some((cosigned, at));
+                        }
                     }
                     _ => self.bad(
                         Code::Cosig,
@@ -275,7 +280,7 @@ impl Checks<'_> {
         let size = self.seen.edge.size();
         let (covered, at) = match &self.cosigned {
             Some((cosigned, at)) => (cosigned.size, *at),
-            None => (self.seen.floor, i64::MIN),
+            None => (self.seen.floor, self.seen.witnessed_ms.unwrap_or(i64::MIN)),
         };
         let kept = self.cosigned.as_ref().map_or(0, |(seen, _)| seen.size);
         if self.seen.floor > 0 && kept <= self.seen.floor {

@@ -1,16 +1,18 @@
 //! The one pass over the leaves: chain, tree, and everything that is gathered on the way.
 use jiff::Timestamp;
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::Value;
 
-use super::Report;
+use super::ahead::{self, Nodes};
+use super::answers::Answers;
 use super::meaning::Meaning;
 use super::openings::Openings;
+use super::orders::Orders;
+use super::{Report, Trust};
 use crate::chain::{Chain, Code, Finding};
 use crate::note::VerifierKey;
 use crate::store;
-use crate::tree::{self, Frontier, Place, TreeHash, leaf_hash, node_hash};
+use crate::tree::{self, Frontier, Place, TreeHash, node_hash};
 
 /// What the pass learnt for the checks after it.
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(super) struct Seen {
     pub(super) keys: Vec<Introduced>,
     /// Witnesses that the ledger names.
     pub(super) witnesses: Vec<VerifierKey>,
+    /// When it named the first, milliseconds since 1970.
+    pub(super) witnessed_ms: Option<i64>,
     /// The first leaf that is there.
     pub(super) floor: u64,
     /// The root with the last leaf as its body says, when its stored hash says otherwise.
@@ -56,6 +60,7 @@ impl Introduced {
 /// Checks every leaf and node. `last_read` is the last leaf reached, also when the file breaks off.
 pub(super) fn check(
     conn: &Connection,
+    trust: &Trust,
     report: &mut Report,
     last_read: &mut Option<u64>,
     mut progress: impl FnMut(u64, u64),
@@ -65,20 +70,18 @@ pub(super) fn check(
             .map(|count| u64::try_from(count).unwrap_or(0))
     };
     let total = count("SELECT count(*) FROM leaf")?;
-    let mut pass = Pass::new(conn, report)?;
+    let mut pass = Pass::new(conn, trust, report)?;
     pass.below_the_floor(report)?;
-    let mut statement =
-        conn.prepare("SELECT idx, body, hash FROM leaf NOT INDEXED ORDER BY idx")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let idx = u64::try_from(row.get::<_, i64>(0)?).unwrap_or(u64::MAX);
-        pass.leaf(idx, bytes(row.get_ref(1)?), bytes(row.get_ref(2)?), report)?;
+    ahead::leaves(conn, |leaf| {
+        let idx = leaf.idx;
+        pass.leaf(leaf, report)?;
         report.leaves += 1;
         *last_read = Some(idx);
         if report.leaves.is_multiple_of(4096) {
             progress(report.leaves, total);
         }
-    }
+        Ok(())
+    })?;
     progress(report.leaves, total);
     if report.leaves == 0 {
         report.add(Finding::new(
@@ -93,8 +96,11 @@ pub(super) fn check(
 
 struct Pass<'c> {
     conn: &'c Connection,
+    nodes: Nodes<'c>,
     chain: Chain,
     meaning: Meaning,
+    answers: Answers<'c>,
+    orders: Orders,
     openings: Openings<'c>,
     unsynced: Unsynced,
     seen: Seen,
@@ -107,7 +113,7 @@ struct Pass<'c> {
 }
 
 impl<'c> Pass<'c> {
-    fn new(conn: &'c Connection, report: &mut Report) -> rusqlite::Result<Self> {
+    fn new(conn: &'c Connection, trust: &'c Trust, report: &mut Report) -> rusqlite::Result<Self> {
         let floor = conn
             .query_row("SELECT min(idx) FROM leaf", [], |row| {
                 row.get::<_, Option<i64>>(0)
@@ -132,8 +138,11 @@ impl<'c> Pass<'c> {
         )?;
         Ok(Self {
             conn,
+            nodes: Nodes::new(conn),
             chain: Chain::default(),
             meaning: Meaning::default(),
+            answers: Answers::new(conn, &trust.gateway),
+            orders: Orders::new(&trust.break_glass),
             openings: Openings::new(conn),
             unsynced: Unsynced::default(),
             seen: Seen {
@@ -172,6 +181,8 @@ impl<'c> Pass<'c> {
         }
         self.old_enough(floor, &said)?;
         self.meaning.carry(&said["prune"]["carried"]);
+        self.answers.carry(&said["prune"]["carried"]);
+        self.orders.carry(&said["prune"]["carried"]);
         self.seen.keys.extend(
             said["prune"]["carried"]["keys"]
                 .as_array()
@@ -237,24 +248,22 @@ impl<'c> Pass<'c> {
         Ok(())
     }
 
-    fn leaf(
-        &mut self,
-        idx: u64,
-        body: &[u8],
-        hash: &[u8],
-        report: &mut Report,
-    ) -> rusqlite::Result<()> {
-        if let Some(leaf) = self.chain.push(idx, body, hash, &mut self.findings) {
+    fn leaf(&mut self, leaf: ahead::Leaf, report: &mut Report) -> rusqlite::Result<()> {
+        let ahead::Leaf { idx, hash, body } = leaf;
+        let computed = body.hash;
+        if let Some(leaf) = self.chain.push(idx, body, &hash, &mut self.findings) {
             self.meaning.check(idx, &leaf, &mut self.findings);
+            self.orders.check(idx, &leaf, &mut self.findings);
             if self.whole {
                 self.openings.check(idx, &leaf, &mut self.findings)?;
+                self.answers.check(idx, &leaf, &mut self.findings)?;
             }
             self.unsynced.note(idx, &leaf);
             self.gather(idx, &leaf);
         }
         self.seen.torn |= idx != self.seen.edge.size();
         if !self.seen.torn {
-            let hash = self.hash_in_the_tree(idx, leaf_hash(body), hash)?;
+            let hash = self.hash_in_the_tree(idx, computed, &hash)?;
             self.grow(hash)?;
         }
         self.take(report);
@@ -311,23 +320,28 @@ impl<'c> Pass<'c> {
         {
             self.seen.keys.push(Introduced::of(idx, &leaf["keys"]));
         }
+        if let Some(t) = self.chain.time() {
+            self.seen.last_ms = t.as_millisecond();
+        }
         if leaf["kind"] == "anchor" {
             let key = leaf["anchor"]["witness"].as_str();
-            self.seen
-                .witnesses
-                .extend(key.and_then(|key| key.parse::<VerifierKey>().ok()));
-        }
-        if let Some(t) = leaf["t"].as_str().and_then(crate::clock::parse) {
-            self.seen.last_ms = t.as_millisecond();
+            // Each start names it again.
+            let key = key.and_then(|key| key.parse::<VerifierKey>().ok());
+            let new = key.filter(|key| !self.seen.witnesses.contains(key));
+            if new.is_some() {
+                let since = self.seen.last_ms;
+                self.seen.witnessed_ms.get_or_insert(since);
+            }
+            self.seen.witnesses.extend(new);
         }
     }
 
     /// The tree with one more leaf; stored nodes are compared with what they have to be.
     fn grow(&mut self, leaf: TreeHash) -> rusqlite::Result<()> {
-        let (conn, findings) = (self.conn, &mut self.findings);
+        let (nodes, findings) = (&mut self.nodes, &mut self.findings);
         let mut trouble = None;
         self.seen.edge.grow(leaf, |place, hash| {
-            let stored = stored_node(conn, place).unwrap_or_else(|error| {
+            let stored = nodes.at(place).unwrap_or_else(|error| {
                 trouble = Some(error);
                 None
             });
@@ -397,14 +411,6 @@ impl<'c> Pass<'c> {
     }
 }
 
-fn stored_node(conn: &Connection, place: Place) -> rusqlite::Result<Option<Vec<u8>>> {
-    conn.prepare_cached("SELECT hash FROM node WHERE level = ?1 AND n = ?2")?
-        .query_row(params![place.level, place.n], |row| {
-            Ok(bytes(row.get_ref(0)?).to_vec())
-        })
-        .optional()
-}
-
 fn wrong_node(
     place: Place,
     idx: u64,
@@ -417,14 +423,6 @@ fn wrong_node(
         place.last()
     );
     Finding::new(Code::Node, idx, expected, found.to_string())
-}
-
-/// Whatever a changed file holds in a column.
-fn bytes(value: ValueRef<'_>) -> &[u8] {
-    match value {
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes,
-        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => &[],
-    }
 }
 
 /// Leaves written by a clock that nobody vouched for.

@@ -4,15 +4,20 @@
 //! In this order: the file and its tables; indices, canonical form, hashes and links of the leaves;
 //! nodes and root; checkpoints, epochs and consistency; cosignatures; time; what leaves say about
 //! each other. One pass over the leaves, so the findings are put in order afterwards.
+mod ahead;
+mod answers;
 mod checkpoints;
 mod leaves;
 mod meaning;
 mod openings;
+pub(crate) mod orders;
 
 use std::path::Path;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use rusqlite::Connection;
 use serde::Serialize;
+use syshold_protocol::PublicKey;
 
 use crate::chain::{Code, Finding};
 use crate::note::{Checkpoint, Note, VerifierKey};
@@ -70,6 +75,10 @@ pub struct Trust {
     pub witnesses: Vec<VerifierKey>,
     /// The latest checkpoint that a witness has of this log.
     pub witnessed: Option<(Note, Checkpoint)>,
+    /// The keys that the gateway signs decisions with; none: those that the ledger names.
+    pub gateway: Vec<PublicKey>,
+    /// The offline keys that break the glass; none: those that the ledger's policies name.
+    pub break_glass: Vec<PublicKey>,
 }
 
 /// How many errors a report lists.
@@ -182,22 +191,50 @@ pub fn verify_with(
         });
     }
     let mut last_read = None;
-    let checked = leaves::check(conn, &mut report, &mut last_read, progress).and_then(|seen| {
-        if sound {
-            checkpoints::check(conn, &seen, trust, &mut report)?;
+    let damaged = thread::scope(|scope| {
+        let whole_file = Elsewhere::begin(scope, &reader);
+        let checked =
+            leaves::check(conn, trust, &mut report, &mut last_read, progress).and_then(|seen| {
+                if sound {
+                    checkpoints::check(conn, &seen, trust, &mut report)?;
+                }
+                Ok(())
+            });
+        if let Err(error) = checked {
+            report.add(damage(error.to_string()));
         }
-        Ok(())
+        whole_file.map_or_else(|| damage_in(conn), Elsewhere::answer)
     });
-    if let Err(error) = checked {
-        report.add(damage(error.to_string()));
-    }
-    match conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)) {
-        Ok(answer) if answer == "ok" => {}
-        Ok(answer) => report.add(damage(answer)),
-        Err(error) => report.add(damage(error.to_string())),
+    if let Some(found) = damaged {
+        report.add(damage(found));
     }
     report.settle(last_read);
     Ok(report)
+}
+
+/// What SQLite finds in the file, while the leaves are checked.
+struct Elsewhere<'scope>(ScopedJoinHandle<'scope, Option<String>>);
+
+impl<'scope> Elsewhere<'scope> {
+    /// None: there is no thread, or no second connection, to be had.
+    fn begin(scope: &'scope Scope<'scope, '_>, reader: &Reader) -> Option<Self> {
+        let conn = reader.again().ok()?;
+        let thread = thread::Builder::new().name("ledger-check".to_owned());
+        let work = move || damage_in(&conn);
+        thread.spawn_scoped(scope, work).ok().map(Self)
+    }
+
+    fn answer(self) -> Option<String> {
+        let broken = || Some("the check of it broke off".to_owned());
+        self.0.join().unwrap_or_else(|_| broken())
+    }
+}
+
+fn damage_in(conn: &Connection) -> Option<String> {
+    match conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)) {
+        Ok(answer) => Some(answer).filter(|answer| answer != "ok"),
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 fn damage(found: String) -> Finding {

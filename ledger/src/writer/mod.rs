@@ -33,7 +33,8 @@ use crate::clock::{self, ClockSource, Now};
 use crate::handle::{AppendError, Committed, Health, HostName, Options, Published};
 use crate::keys::Keys;
 use crate::leaf::{Draft, Kind};
-use crate::store::{self, Batch, CommitError, Head, OpenError, Store};
+use crate::note::VerifierKey;
+use crate::store::{self, CommitError, Head, OpenError, Store};
 use crate::tree::Frontier;
 
 /// One draft and where its answer goes.
@@ -156,6 +157,11 @@ impl Writer {
             writer.settle_keys(&head)?;
         }
         Ok(writer)
+    }
+
+    /// The log's public key.
+    pub(crate) fn identity(&self) -> VerifierKey {
+        self.keys.identity.verifier()
     }
 
     /// Writes batches until every sender is gone.
@@ -459,17 +465,6 @@ impl Writer {
                 Err(error)
             }
         }
-    }
-
-    /// Writes what is no leaf, such as a cosigned checkpoint.
-    fn commit_aside(&mut self, batch: &Batch) -> Result<(), CommitError> {
-        let store = match &mut self.state {
-            State::Good(store) | State::Degraded { store, .. } => store,
-            State::Broken { .. } => return Err(CommitError::Busy),
-        };
-        store.commit(&self.tail, batch).inspect_err(|error| {
-            self.become_broken(&error.to_string().into(), Instant::now() + RETRY);
-        })
     }
 
     fn become_broken(&mut self, cause: &Arc<str>, retry_at: Instant) {

@@ -1,4 +1,5 @@
 //! What the writer does besides appending: keys and epochs.
+use std::sync::Arc;
 use std::time::Instant;
 
 use rand_core::{OsRng, RngCore as _};
@@ -207,6 +208,22 @@ impl Writer {
             self.keep_checkpoint();
         }
         Ok(())
+    }
+
+    /// Writes what is no leaf, such as a cosigned checkpoint; never on the space that was kept back
+    /// for denials.
+    fn commit_aside(&mut self, batch: &Batch) -> Result<(), AppendError> {
+        let store = match &mut self.state {
+            State::Good(store) => store,
+            State::Degraded { cause, .. } => return Err(AppendError::Degraded(Arc::clone(cause))),
+            State::Broken { cause, .. } => return Err(AppendError::Store(Arc::clone(cause))),
+        };
+        store.commit(&self.tail, batch).map_err(|error| {
+            let cause: Arc<str> = error.to_string().into();
+            self.become_broken(&cause, Instant::now());
+            self.recover(error.disk_full());
+            AppendError::Store(cause)
+        })
     }
 
     /// The latest checkpoint stays where it is when the next one is written.
