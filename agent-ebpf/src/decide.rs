@@ -13,19 +13,18 @@ use aya_ebpf::helpers::{
 use syshold_abi::{
     CLASS_OWN, CLASS_OWN_PROGRAMS, Event, HEARTBEAT_STALE_NS, Key, MAX_AGENTS, MAX_CHANGES,
     MAX_NET_RULES, PATH_LEN, PATH_RULES, Pending, SPIN_GAP_NS, SPIN_LIMIT_NS, VERDICT_SLOTS,
-    WAKE_AGAIN_NS, action, cause, count, daemon, event, mode, object, published, verdict,
+    WAKE_AGAIN_NS, action, cause, count, daemon, event, mode, object, published, sequence, verdict,
 };
 
 use crate::{
     field::{Kernel, add, load, offset},
     identity::{Current, carry, rules_of, taint},
     maps::{
-        BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, SETTLED, STEPS, Step,
-        VERDICTS,
+        BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, SETTLED, VERDICTS,
     },
-    restart::{in_exec, restartable},
+    restart::{argv_of, restartable},
     spell::{Named, spell},
-    tell::{bump, emit, forget, now},
+    tell::{bump, emit, emit_denied, forget, now},
 };
 
 const EPERM: i32 = 1;
@@ -81,7 +80,7 @@ pub enum Display {
 #[inline(always)]
 pub fn deny(who: &Current, what: &What, why: u32) -> Answer {
     bump(count::DENIED + why);
-    emit(&Event {
+    emit_denied(&Event {
         kind: event::DENIED,
         tid: who.tid,
         tgid: who.tgid,
@@ -104,11 +103,23 @@ pub unsafe fn decide(
     remembered: impl FnOnce() -> bool,
     remember: impl FnOnce(),
 ) -> Answer {
+    decide_carrying(who, what, display, taint(who), remembered, remember)
+}
+
+/// The same; what the thread's process carries is known.
+#[inline(always)]
+pub unsafe fn decide_carrying(
+    who: &Current,
+    what: &What,
+    display: Display,
+    carried: u64,
+    remembered: impl FnOnce() -> bool,
+    remember: impl FnOnce(),
+) -> Answer {
     let agent = who.agent();
     if agent >= MAX_AGENTS as u32 {
         return deny(who, what, cause::UNKNOWN_AGENT);
     }
-    let carried = taint(who);
     let (rule, why) = match what.key.kind {
         object::SOCKET => network_rule(agent, &what.key, carried),
         object::PRIVILEGE => (privilege_rule(agent), cause::RULE),
@@ -335,33 +346,6 @@ fn stricter(one: u32, other: u32) -> u32 {
     }
 }
 
-/// Approved earlier in the exec that a later hook of it holds now: the restart comes by here again.
-#[inline(always)]
-pub unsafe fn step_is_done(who: &Current, what: &What) -> bool {
-    let step = step(who, what);
-    let waits = PENDING
-        .get_ptr(&who.tid)
-        .is_some_and(|pending| (*pending).hook != what.hook || (*pending).key != what.key);
-    let done = waits && STEPS.get_ptr(&step).is_some();
-    done && in_exec()
-}
-
-#[inline(always)]
-pub unsafe fn step_done(who: &Current, what: &What) {
-    if in_exec() {
-        let _ = STEPS.insert(&step(who, what), &now(), 0);
-    }
-}
-
-#[inline(always)]
-fn step(who: &Current, what: &What) -> Step {
-    Step {
-        key: what.key,
-        tid: who.tid,
-        hook: what.hook,
-    }
-}
-
 /// Holds the thread, or applies the verdict of its hold. With it the classes that the object
 /// turned out to have, and the hold.
 #[inline(always)]
@@ -370,7 +354,7 @@ unsafe fn hold(who: &Current, what: &What, taint: u64, display: Display) -> (Ans
     let mut changes = 0;
     if let Some(pending) = PENDING.get_ptr_mut(&who.tid) {
         let id = (*pending).id;
-        if (*pending).key == what.key && same_question(what, (*pending).taint, taint) {
+        if (*pending).key == what.key && same_question(who, what, (*pending).taint ^ taint) {
             let slot = who.tid % VERDICT_SLOTS;
             let word = VERDICTS
                 .get_ptr(slot)
@@ -405,12 +389,13 @@ unsafe fn hold(who: &Current, what: &What, taint: u64, display: Display) -> (Ans
     (answer, 0, 0)
 }
 
-/// What is sent, written or deleted is another question once the process has read more: another
-/// thread may have, while this one was held.
+/// What is sent, written or deleted is another question once the process has read `more` that some
+/// rule asks for: another thread may have, while this one was held.
 #[inline(always)]
-fn same_question(what: &What, then: u64, now: u64) -> bool {
+unsafe fn same_question(who: &Current, what: &What, more: u64) -> bool {
     const BLIND: u32 = action::READ | action::EXEC | action::PRIVILEGE;
-    then == now || what.key.actions & !BLIND == 0
+    what.key.actions & !BLIND == 0
+        || more & rules_of(who.agent()).map_or(u64::MAX, |rules| rules.after) == 0
 }
 
 #[inline(always)]
@@ -459,6 +444,7 @@ unsafe fn begin(who: &Current, what: &What, taint: u64, display: Display, at: u6
     (*pending).agent = who.agent();
     (*pending).hook = what.hook;
     (*pending).syscall = nr;
+    (*pending).argv = argv_of(task);
     if let Ok(comm) = bpf_get_current_comm() {
         (*pending).comm = comm;
     }
@@ -553,5 +539,7 @@ unsafe fn somebody_decides(at: u64) -> bool {
 
 #[inline(always)]
 unsafe fn next_id() -> Option<u64> {
-    SEQUENCE.get_ptr_mut(0).map(|last| add(last, 1) + 1)
+    SEQUENCE
+        .get_ptr_mut(sequence::HOLD)
+        .map(|last| add(last, 1) + 1)
 }

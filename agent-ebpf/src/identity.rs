@@ -4,19 +4,20 @@ use aya_ebpf::helpers::{
     generated::bpf_get_current_task_btf,
 };
 use syshold_abi::{
-    AgentRules, Event, Governed, Key, MAX_AGENTS, PID_DAEMON, PID_FREE, PID_PAGE, event, exception,
-    hook, pid_byte,
+    AgentRules, Event, Governed, Key, MAX_AGENTS, PID_DAEMON, PID_FREE, PID_PAGE, count, event,
+    exception, hook, pid_byte, sequence,
 };
 
 use crate::{
     field::{Kernel, add, copy, load, offset, or},
     hooks::exec::runs_another,
     maps::{
-        AGENT_RULES, AGENT_TAINT, CANARY, CGROUPS, DAEMON, EXES, GOVERNED, PENDING, PIDS, SEQUENCE,
-        USERS,
+        AGENT_RULES, AGENT_TAINT, APPROVED_ARGUMENTS, CANARY, CGROUPS, DAEMON, EXES, GOVERNED,
+        PENDING, PIDS, SEQUENCE, USERS,
     },
+    newborn,
     paths::{dentry_of, inode_of, key_of, path_of},
-    tell::{emit, forget, now},
+    tell::{bump, emit, forget, now},
 };
 
 /// Whom a hook is running for.
@@ -81,6 +82,11 @@ pub fn current(seen_by: u32) -> Who {
     let pid_tgid = bpf_get_current_pid_tgid();
     let tgid = (pid_tgid >> 32) as u32;
     let byte = byte_of(tgid);
+    let byte = if byte == PID_FREE {
+        newborn::byte_of_unseen(tgid)
+    } else {
+        byte
+    };
     if byte == PID_FREE {
         return Who::Ungoverned;
     }
@@ -121,6 +127,19 @@ pub unsafe fn taint(who: &Current) -> u64 {
         Some(all) if shares_taint(who.agent()) => (*own).taint | *all,
         _ => (*own).taint,
     }
+}
+
+/// The part of it that some rule asks for: with more of it, what is sent or written is another
+/// question.
+#[inline(always)]
+pub unsafe fn asked_after(who: &Current) -> u64 {
+    part_asked_after(who, taint(who))
+}
+
+/// The same of what it is known to carry.
+#[inline(always)]
+pub unsafe fn part_asked_after(who: &Current, carried: u64) -> u64 {
+    carried & rules_of(who.agent()).map_or(u64::MAX, |rules| rules.after)
 }
 
 /// A read that goes through: from now on the process carries what it read, and its children will.
@@ -177,7 +196,7 @@ pub unsafe fn govern(task: Kernel, agent: u32, why: u32) {
 
 /// The byte first: from then on the process is governed, whatever happens to the details.
 #[inline(always)]
-unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32, taint: u64) {
+pub unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32, taint: u64) {
     set_byte(tgid, pid_byte(agent));
     let start_ns: u64 = load(task, offset!(task_start_boottime));
     let details = Governed {
@@ -195,7 +214,7 @@ unsafe fn enter(task: Kernel, tgid: u32, agent: u32, root: u32, taint: u64) {
 
 #[inline(always)]
 fn count_governed(by: i64) {
-    if let Some(count) = SEQUENCE.get_ptr_mut(1) {
+    if let Some(count) = SEQUENCE.get_ptr_mut(sequence::GOVERNED) {
         // SAFETY: an aligned word of a map value.
         unsafe { add(count, by as u64) };
     }
@@ -206,7 +225,7 @@ fn count_governed(by: i64) {
 #[inline(always)]
 pub fn room_for_one_more() -> bool {
     SEQUENCE
-        .get(1)
+        .get(sequence::GOVERNED)
         .is_some_and(|count| (*count as i64) < i64::from(syshold_abi::MAX_GOVERNED) - 256)
 }
 
@@ -231,6 +250,7 @@ pub unsafe fn inherit(child: Kernel) {
             (parent.root, parent.taint)
         });
     enter(child, tgid, u32::from(byte) - 1, root, taint);
+    newborn::settled(child);
 }
 
 /// `sched_process_exit`: drops the thread's hold, and with the last thread the process.
@@ -251,7 +271,53 @@ pub unsafe fn exit(task: Kernel) {
         return;
     }
     let tid: u32 = load(task, offset!(task_pid));
-    if let Some(pending) = PENDING.get_ptr(&tid) {
+    abandon(tid, tgid);
+    if live == 0 {
+        gone(task, tid, tgid);
+    }
+}
+
+/// `task_free`: what [`exit`] did not see, as a tracepoint's program may be skipped (see `newborn`).
+/// A task that failed to be born still has its parent's ids: only the dead count.
+#[inline(always)]
+pub unsafe fn freed(task: Kernel) {
+    /// include/linux/sched.h
+    const EXIT_DEAD: i32 = 0x10;
+    let tgid: u32 = load(task, offset!(task_tgid));
+    let byte = byte_of(tgid);
+    let state: i32 = load(task, offset!(task_exit_state));
+    if byte == PID_FREE || state & EXIT_DEAD == 0 {
+        return;
+    }
+    let tid: u32 = load(task, offset!(task_pid));
+    let signal: Kernel = load(task, offset!(task_signal));
+    let live: i32 = load(signal, offset!(signal_live));
+    let last = tid == tgid && live == 0;
+    if byte == PID_DAEMON {
+        note(hook::TASK_FREE);
+        if last {
+            daemon_gone(tgid);
+        }
+        return;
+    }
+    abandon(tid, tgid);
+    let start_ns: u64 = load(task, offset!(task_start_boottime));
+    let same = GOVERNED
+        .get(&tgid)
+        .is_none_or(|process| process.start_ns == start_ns);
+    if last && same {
+        bump(count::DIED_UNSEEN);
+        gone(task, tid, tgid);
+    }
+}
+
+/// A thread that ends is not held any more.
+#[inline(always)]
+unsafe fn abandon(tid: u32, tgid: u32) {
+    let _ = APPROVED_ARGUMENTS.remove(&tid);
+    if let Some(pending) = PENDING.get_ptr(&tid)
+        && (*pending).tgid == tgid
+    {
         let id = (*pending).id;
         forget(tid, tgid);
         emit(&Event {
@@ -262,18 +328,21 @@ pub unsafe fn exit(task: Kernel) {
             ..Event::default()
         });
     }
-    if live == 0 {
-        set_byte(tgid, PID_FREE);
-        if GOVERNED.remove(&tgid).is_ok() {
-            count_governed(-1);
-        }
-        tell_process(
-            event::EXITED,
-            tid,
-            tgid,
-            load(task, offset!(task_start_boottime)),
-        );
+}
+
+/// The last thread of a governed process has ended.
+#[inline(always)]
+unsafe fn gone(task: Kernel, tid: u32, tgid: u32) {
+    set_byte(tgid, PID_FREE);
+    if GOVERNED.remove(&tgid).is_ok() {
+        count_governed(-1);
     }
+    tell_process(
+        event::EXITED,
+        tid,
+        tgid,
+        load(task, offset!(task_start_boottime)),
+    );
 }
 
 /// A governed process has changed: what was granted to it ends.

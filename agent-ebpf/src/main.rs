@@ -8,7 +8,7 @@
 //! | `file_permission`, `mmap_file` | protected files on inherited and received descriptors |
 //! | `path_mknod` | creation below a protected root (`O_CREAT` must be held before it creates) |
 //! | `inode_init_security_anon`, `uring_allowed` | no io_uring for the governed: its errors bypass the restart |
-//! | `task_alloc`, `sched_process_fork`, `sched_process_exit` | who is governed, inherited and sticky |
+//! | `task_alloc`, `sched_process_fork`, `sched_process_exit`, `task_free` | who is governed, inherited and sticky |
 //! | `bprm_committed_creds`, `cgroup_mkdir`, `cgroup_attach_task` | who becomes governed |
 //! | `signal_generate` | tells the daemon that a held thread has a signal to handle |
 //!
@@ -22,15 +22,18 @@
     reason = "nearly every line reads kernel memory"
 )]
 
+mod arguments;
 mod decide;
 mod field;
 mod hooks;
 mod identity;
 mod maps;
+mod newborn;
 mod paths;
 mod restart;
 mod special;
 mod spell;
+mod steps;
 mod tell;
 
 #[unsafe(no_mangle)]

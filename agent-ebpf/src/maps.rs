@@ -4,9 +4,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use syshold_abi::{
-    AgentRules, CGROUP_NAME_LEN, Daemon, Governed, InodeKey, Key, MAX_AGENTS, MAX_GOVERNED,
-    MAX_NET_RULES, MAX_PENDING, NetRule, PATH_RULES, PID_LIMIT, PID_PAGE, PathRule, Pending, Place,
-    Root, VERDICT_SLOTS, count, hook,
+    AgentRules, Arguments, CGROUP_NAME_LEN, Daemon, Governed, InodeKey, Key, MAX_AGENTS,
+    MAX_GOVERNED, MAX_NET_RULES, MAX_PENDING, NetRule, Newborn, PATH_RULES, PID_LIMIT, PID_PAGE,
+    PathRule, Pending, Place, Root, VERDICT_SLOTS, count, hook, sequence,
 };
 
 const NO_PREALLOC: u32 = 1;
@@ -40,7 +40,8 @@ pub static SETTLED: Array<u64> = Array::pinned(VERDICT_SLOTS, MMAPABLE);
 
 /// Wake-ups. Full → a new hold is denied; pending ones are found by the daemon's sweep.
 #[map]
-pub static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
+pub static EVENTS: RingBuf = RingBuf::pinned(EVENTS_SIZE, 0);
+pub const EVENTS_SIZE: u32 = 1 << 20;
 
 /// The daemon's switchboard.
 #[map]
@@ -84,12 +85,17 @@ pub static ROOT_BITS: Array<u64> = Array::pinned(64, 0);
 #[map]
 pub static OPENED: LruHashMap<u64, Opened> = LruHashMap::pinned(65_536, 0);
 
-/// Destinations of sockets that were allowed: value = generation of the policy << 1, and 1 when by a
-/// verdict. Evicted → judged again.
+/// Where each TCP socket was allowed to go first, by its cookie: nearly all go to one place, and this
+/// costs half of what `SOCKETS` does. Evicted → judged again, and `egress` lets it pass.
+#[map]
+pub static STREAMS: LruHashMap<u64, Stream> = LruHashMap::pinned(65_536, 0);
+
+/// Other destinations of sockets that were allowed: value = generation of the policy << 1, and 1 when
+/// by a verdict. Evicted → judged again.
 #[map]
 pub static SOCKETS: LruHashMap<Destination, u64> = LruHashMap::pinned(65_536, 0);
 
-/// Cookies of sockets that the governed have used: value = agent, or `u32::MAX` for the daemon's own.
+/// Cookies of other sockets that the governed have used: value = agent, or `u32::MAX` for the daemon's own.
 /// Evicted → `egress` lets it pass.
 #[map]
 pub static GOVERNED_SOCKETS: LruHashMap<u64, u32> = LruHashMap::pinned(65_536, 0);
@@ -111,9 +117,10 @@ pub static CGROUPS: HashMap<u64, u32> = HashMap::pinned(4096, NO_PREALLOC);
 #[map]
 pub static CGROUP_NAMES: HashMap<[u8; CGROUP_NAME_LEN], u32> = HashMap::pinned(1024, NO_PREALLOC);
 
-/// The inode the daemon's thread opened last: how roots and executables are enrolled.
+/// The inode the daemon's thread opened first since it removed the entry: how roots and executables
+/// are enrolled. Overlayfs opens in a layer what it is asked for, and the walk goes up the overlay.
 #[map]
-pub static LAST_OPEN: LruHashMap<u32, InodeKey> = LruHashMap::pinned(256, 0);
+pub static FIRST_OPEN: LruHashMap<u32, InodeKey> = LruHashMap::pinned(256, 0);
 
 /// CLOCK_MONOTONIC nanoseconds at which each hook last saw the daemon: the canary.
 #[map]
@@ -123,14 +130,27 @@ pub static CANARY: Array<u64> = Array::pinned(hook::COUNT as u32, 0);
 #[map]
 pub static COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(count::LEN, 0);
 
-/// 0: the last hold id. 1: how many processes are governed (the daemon counts those it takes).
+/// Children on their way, by the address of their `task_struct`, see `newborn`. Full → the fork
+/// fails with EAGAIN.
 #[map]
-pub static SEQUENCE: Array<u64> = Array::pinned(2, MMAPABLE);
+pub static NEWBORN: HashMap<u64, Newborn> = HashMap::pinned(MAX_GOVERNED, NO_PREALLOC);
 
-/// What was approved on the way of one exec: its time. An exec may ask more than once, and each
-/// restart begins anew. Evicted → asked again.
+/// Counts that are exact, see `abi::sequence`.
+#[map]
+pub static SEQUENCE: Array<u64> = Array::pinned(sequence::LEN, MMAPABLE);
+
+/// What was approved on the way of one exec: when it was last passed. An exec may ask more than once,
+/// and each restart begins anew. Evicted → asked again.
 #[map]
 pub static STEPS: LruHashMap<Step, u64> = LruHashMap::pinned(1024, 0);
+
+/// What a thread's approved exec was approved with, by its id. Full → denied.
+#[map]
+pub static APPROVED_ARGUMENTS: HashMap<u32, Arguments> = HashMap::pinned(16_384, NO_PREALLOC);
+
+/// The same once the exec goes on, by the address of its `linux_binprm`. Full → denied.
+#[map]
+pub static BOUND_ARGUMENTS: HashMap<u64, Arguments> = HashMap::pinned(16_384, NO_PREALLOC);
 
 /// Processes whose program was let gain its privilege. Evicted → asked again.
 #[map]
@@ -158,9 +178,17 @@ pub struct Opened {
 /// A socket's approved destination, per agent and what it carried: what it has read since may not
 /// go there unasked.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
     pub key: Key,
     pub agent: u64,
     pub taint: u64,
+}
+
+/// An entry of `STREAMS`; `value` as in `SOCKETS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Stream {
+    pub place: Destination,
+    pub value: u64,
 }

@@ -1,6 +1,9 @@
 //! Which file is protected: a walk up the dentries, comparing device and inode with the
 //! enrolled roots. Binds, chroots and mount namespaces change nothing: `d_parent` knows no
 //! mounts. A chain that does not end at the file system's root is protected.
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
 use syshold_abi::{CLASS_OWN, CLASS_OWN_PROGRAMS, InodeKey, MAX_DEPTH, Root};
 
 use crate::{
@@ -27,6 +30,15 @@ impl Classes {
     #[inline(always)]
     pub fn is_protected(self) -> bool {
         self.sure | self.glob != 0
+    }
+
+    /// Those that the other does not have for sure.
+    #[inline(always)]
+    fn beyond(self, other: Self) -> Self {
+        Self {
+            sure: self.sure & !other.sure,
+            glob: self.glob & !other.sure,
+        }
     }
 }
 
@@ -86,9 +98,35 @@ unsafe fn kind_of(inode: Kernel) -> u16 {
     mode & S_IFMT
 }
 
-/// Classes of an open file.
+/// Classes of an open file. One that a file system opens below another counts for what is new
+/// with it: the other was asked about.
 #[inline(always)]
-pub unsafe fn classes_of(path: Kernel) -> Classes {
+pub unsafe fn classes_of(file: Kernel) -> Classes {
+    const FMODE_NOACCOUNT: u32 = 1 << 29;
+    // The one or the other: it moved in 6.14, and in what Debian makes of 6.12.
+    const FMODE_BACKING: u32 = 1 << 24 | 1 << 25;
+    let path = path_of(file);
+    let dentry = dentry_of(path);
+    let inode = inode_of(file);
+    if inode_at(dentry) != Some(inode) {
+        // Before 6.7 overlayfs opens what lies below it under the path of what lies above.
+        let above = classes_shown(dentry as u64);
+        return classes_hidden(inode).beyond(above);
+    }
+    let found = classes_below(path, dentry, dentry);
+    let mode: u32 = load(file, offset!(file_mode));
+    let shown = offset!(backing_path);
+    let below = mode & FMODE_NOACCOUNT != 0 && mode & FMODE_BACKING != 0 && shown != 0;
+    if below && found.is_protected() {
+        let dentry = word(file as u64, shown + offset!(path_dentry));
+        return found.beyond(classes_shown(dentry));
+    }
+    found
+}
+
+/// Classes of a name that is there.
+#[inline(always)]
+pub unsafe fn classes_at(path: Kernel) -> Classes {
     let dentry = dentry_of(path);
     classes_below(path, dentry, dentry)
 }
@@ -109,6 +147,106 @@ pub unsafe fn classes_below_any(path: Kernel, named: Kernel, from: Kernel) -> Cl
         None => 0,
     };
     walk(path, named, from, mode & S_IFMT == S_IFDIR)
+}
+
+/// Classes that a folder on the way to a root stands for, when it is moved or removed.
+#[inline(always)]
+pub unsafe fn leads_to(named: Kernel) -> Classes {
+    let root = match inode_at(named) {
+        Some(inode) => ROOTS.get_ptr(&key_of(inode)),
+        None => None,
+    };
+    Classes {
+        sure: match root {
+            Some(root) => (*root).leads_to,
+            None => 0,
+        },
+        glob: 0,
+    }
+}
+
+/// A walk where the verifier knows no types.
+#[repr(C)]
+struct Hidden {
+    dentry: u64,
+    named: u64,
+    sure: u64,
+    glob: u64,
+    dev: u32,
+    /// The file system's root was reached.
+    top: u32,
+}
+
+/// Classes of an inode under any of its names.
+#[inline(always)]
+unsafe fn classes_hidden(inode: Kernel) -> Classes {
+    let name = word(inode as u64, offset!(inode_dentries));
+    let alias = u64::from(offset!(dentry_alias));
+    if name == 0 || alias == 0 {
+        return Classes::ALL;
+    }
+    match climbed(name - alias, key_of(inode).dev) {
+        Some(classes) => classes,
+        None => Classes::ALL,
+    }
+}
+
+/// Classes of the name under which a file is shown by what lies above it. Nobody can tell: none.
+#[inline(always)]
+unsafe fn classes_shown(dentry: u64) -> Classes {
+    let sb = word(dentry, offset!(dentry_sb));
+    let dev = word(sb, offset!(sb_dev)) as u32;
+    match climbed(dentry, dev) {
+        Some(classes) => classes,
+        None => Classes::NONE,
+    }
+}
+
+/// None: the file system's root was not reached.
+#[inline(always)]
+unsafe fn climbed(dentry: u64, dev: u32) -> Option<Classes> {
+    let mut hidden = Hidden {
+        dentry,
+        named: dentry,
+        sure: 0,
+        glob: 0,
+        dev,
+        top: 0,
+    };
+    let one: unsafe extern "C" fn(u32, *mut Hidden) -> i64 = climb;
+    let looked = bpf_loop(MAX_DEPTH, one as *mut c_void, (&raw mut hidden).cast(), 0);
+    (looked >= 0 && hidden.top != 0).then_some(Classes {
+        sure: hidden.sure,
+        glob: hidden.glob,
+    })
+}
+
+/// 1 ends the walk.
+unsafe extern "C" fn climb(_: u32, hidden: *mut Hidden) -> i64 {
+    let hidden = &mut *hidden;
+    let inode = word(hidden.dentry, offset!(dentry_inode));
+    let ino = word(inode, offset!(inode_ino));
+    let key = InodeKey {
+        ino,
+        dev: hidden.dev,
+        _pad: 0,
+    };
+    if maybe_root(ino)
+        && let Some(root) = ROOTS.get_ptr(&key)
+    {
+        hidden.sure |= (*root).classes;
+        let len = word(hidden.named, offset!(dentry_name_len)) as u32;
+        if tail_fits(word(hidden.named, offset!(dentry_name)), len, &*root) {
+            hidden.glob |= (*root).glob_classes;
+        }
+    }
+    let parent = word(hidden.dentry, offset!(dentry_parent));
+    if parent == hidden.dentry {
+        hidden.top = 1;
+        return 1;
+    }
+    hidden.dentry = parent;
+    0
 }
 
 /// `any`: whatever the name is.
@@ -191,11 +329,18 @@ unsafe fn name_fits(dentry: Kernel, root: &Root) -> bool {
     if root.glob_classes == 0 {
         return false;
     }
-    let len: u32 = load(dentry, offset!(dentry_name_len));
+    tail_fits(
+        load(dentry, offset!(dentry_name)),
+        load(dentry, offset!(dentry_name_len)),
+        root,
+    )
+}
+
+#[inline(always)]
+unsafe fn tail_fits(name: u64, len: u32, root: &Root) -> bool {
     if u64::from(len) < root.min_len {
         return false;
     }
-    let name: u64 = load(dentry, offset!(dentry_name));
     let Some(tail) = copy((name + u64::from(len) - 16) as *const [u64; 2]) else {
         return true;
     };

@@ -49,6 +49,25 @@ pub unsafe fn restartable(task: Kernel, hook: u32) -> Option<u32> {
     }
 }
 
+/// Is it execve or execveat, whichever way it was called?
+#[inline(always)]
+pub fn is_exec(nr: u32) -> bool {
+    matches!(nr, 59 | 322 | 11 | 358)
+}
+
+/// The list of arguments that this execve was called with.
+#[inline(always)]
+pub unsafe fn argv_of(task: Kernel) -> u64 {
+    let regs = bpf_task_pt_regs(task.cast_mut().cast()) as usize as Kernel;
+    match syscall_of(task) {
+        Syscall::Native(59) => load(regs, offset!(regs_si)),
+        Syscall::Native(322) => load(regs, offset!(regs_dx)),
+        Syscall::Compat(11) => load(regs, offset!(regs_cx)),
+        Syscall::Compat(358) => load(regs, offset!(regs_dx)),
+        _ => 0,
+    }
+}
+
 /// In execve past the point of no return an error kills: the file was judged when it was opened.
 #[inline(always)]
 pub unsafe fn in_exec() -> bool {

@@ -5,7 +5,7 @@ use syshold_abi::Event;
 
 use crate::{
     field::add,
-    maps::{COUNTS, EVENTS, GOVERNED, PENDING},
+    maps::{COUNTS, EVENTS, EVENTS_SIZE, GOVERNED, PENDING},
 };
 
 /// CLOCK_MONOTONIC, nanoseconds.
@@ -19,6 +19,16 @@ pub fn now() -> u64 {
 #[inline(always)]
 pub fn emit(event: &Event) -> bool {
     EVENTS.output::<Event>(event, 0).is_ok()
+}
+
+/// A denial, while the ring is less than half full: whoever is denied as fast as it can must not
+/// take the room of what is held. All are counted.
+#[inline(always)]
+pub fn emit_denied(event: &Event) {
+    const BPF_RB_AVAIL_DATA: u64 = 0;
+    if EVENTS.query(BPF_RB_AVAIL_DATA) < u64::from(EVENTS_SIZE) / 2 {
+        emit(event);
+    }
 }
 
 /// Counts for `status`; see `abi::count`.

@@ -4,9 +4,14 @@
 //! side reads what the other wrote byte for byte. Sizes are asserted at the end of this file,
 //! so that both sides fail to compile when they stop agreeing.
 #![no_std]
+mod arguments;
+mod offsets;
+
+pub use arguments::{Arguments, SipHash, zeros_in};
+pub use offsets::Offsets;
 
 /// Version of everything in this file; pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 5;
 
 /// Most governed agents a policy may name: one bit each in [`NetRule::agents`].
 pub const MAX_AGENTS: usize = 64;
@@ -138,6 +143,7 @@ pub mod hook {
     pub const URING_EXTRAS: u32 = 43;
     /// An accepted connection gets its descriptor.
     pub const SOCK_GRAFT: u32 = 44;
+    pub const TASK_FREE: u32 = 45;
     pub const COUNT: usize = 48;
 }
 
@@ -184,10 +190,7 @@ pub mod cause {
     pub const UNIX_SOCKET: u32 = 20;
     /// setfsuid(), whose error the kernel swallows.
     pub const SETFSUID: u32 = 21;
-    /// The arguments of a program differ from those that were approved. Not checked yet: the kernel
-    /// binds the approval of an exec to the program's inode alone. To bind it to the arguments, the
-    /// daemon would publish a hash of those it showed, and the kernel would compare the new stack's
-    /// (`mm->arg_start`) in `sched_process_exec`, where no other thread can change them any more.
+    /// The arguments of a program differ from those that were approved, see [`super::Arguments`].
     pub const ARGUMENTS: u32 = 22;
     pub const COUNT: usize = 32;
 }
@@ -263,6 +266,8 @@ pub struct Pending {
     pub taint: u64,
     /// The thread's cgroup, `kernfs_node.id`.
     pub cgroup: u64,
+    /// Where execve's list of arguments is in the caller's memory; 0: it is another syscall.
+    pub argv: u64,
     pub tid: u32,
     pub tgid: u32,
     pub agent: u32,
@@ -335,6 +340,31 @@ pub struct Governed {
     pub taint: u64,
 }
 
+/// The child of a governed process that has no PID yet. Key: the address of its `task_struct`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Newborn {
+    /// TGID of who forks it.
+    pub parent: u32,
+    pub agent: u32,
+    /// As in [`Governed`].
+    pub root: u32,
+    pub padding: u32,
+    /// `start_boottime` of the parent, nanoseconds.
+    pub start_ns: u64,
+}
+
+/// Words of the map SEQUENCE.
+pub mod sequence {
+    /// The last hold id.
+    pub const HOLD: u32 = 0;
+    /// How many processes are governed; the daemon counts those it takes.
+    pub const GOVERNED: u32 = 1;
+    /// How many [`super::Newborn`]s there are.
+    pub const EXPECTED: u32 = 2;
+    pub const LEN: u32 = 3;
+}
+
 /// A protected root. Key: [`InodeKey`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -349,6 +379,9 @@ pub struct Root {
     pub mask: [u64; 2],
     /// Shortest name that can match.
     pub min_len: u64,
+    /// Not a root itself but a folder on the way to one: who moves it away, or removes it, touches
+    /// what has these classes below it.
+    pub leads_to: u64,
 }
 
 /// An inode as the kernel knows it: `i_sb->s_dev` and `i_ino`.
@@ -415,6 +448,9 @@ pub struct AgentRules {
     /// Classes that are remembered once they were read. Programs, and configuration that every
     /// program reads, are not: they would make each process differ from what it was.
     pub taints: u64,
+    /// Classes that some rule names in `after`: having read one of them makes another question of
+    /// what is sent or written.
+    pub after: u64,
 }
 
 /// In [`AgentRules::exceptions`].
@@ -490,6 +526,8 @@ pub struct Daemon {
     pub roots: u32,
     /// Changes with every change of the tables: what a rule allowed is looked at again.
     pub generation: u32,
+    /// Of [`SipHash`]; random, and the same as long as the maps stay pinned.
+    pub hash_key: [u64; 2],
 }
 
 /// A heartbeat older than this means the daemon is away.
@@ -545,94 +583,6 @@ pub mod event {
     pub const TAINTED: u32 = 9;
 }
 
-/// Byte offsets of kernel fields, resolved by the daemon from the running kernel's BTF.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Offsets {
-    pub task_flags: u32,
-    pub task_pid: u32,
-    pub task_tgid: u32,
-    pub task_group_leader: u32,
-    pub task_start_boottime: u32,
-    pub task_signal: u32,
-    pub task_sighand: u32,
-    pub task_status: u32,
-    pub signal_live: u32,
-    /// To `action[SIGCONT - 1].sa.sa_handler`.
-    pub sighand_cont_handler: u32,
-    pub file_inode: u32,
-    pub file_path: u32,
-    pub file_mode: u32,
-    pub file_flags: u32,
-    pub path_mnt: u32,
-    pub path_dentry: u32,
-    pub mnt_root: u32,
-    pub dentry_parent: u32,
-    pub dentry_inode: u32,
-    pub dentry_sb: u32,
-    pub dentry_name: u32,
-    pub dentry_name_len: u32,
-    pub sb_dev: u32,
-    pub sb_root: u32,
-    pub inode_sb: u32,
-    pub inode_ino: u32,
-    pub inode_mode: u32,
-    pub inode_generation: u32,
-    pub sock_sk: u32,
-    pub sock_type: u32,
-    pub sk_family: u32,
-    pub sk_protocol: u32,
-    pub msg_name: u32,
-    pub msg_namelen: u32,
-    pub msg_flags: u32,
-    pub qstr_name: u32,
-    pub cgroup_kn: u32,
-    pub kn_name: u32,
-    pub kn_id: u32,
-    pub bprm_file: u32,
-    pub regs_orig_ax: u32,
-    pub sb_flags: u32,
-    pub task_real_parent: u32,
-    pub task_mm: u32,
-    pub task_real_cred: u32,
-    pub task_pid_links: u32,
-    pub mm_exe_file: u32,
-    pub signal_flags: u32,
-    pub userns_level: u32,
-    pub inode_rdev: u32,
-    pub sb_magic: u32,
-    pub proc_inode_pid: u32,
-    pub proc_inode_vfs_inode: u32,
-    pub pid_tasks: u32,
-    pub cred_uid: u32,
-    pub cred_euid: u32,
-    pub cred_suid: u32,
-    pub cred_gid: u32,
-    pub cred_egid: u32,
-    pub cred_cap_permitted: u32,
-    pub cred_cap_effective: u32,
-    pub bprm_cred: u32,
-    pub sock_file: u32,
-    pub sk_state: u32,
-    pub sk_dport: u32,
-    /// The local port, in host order.
-    pub sk_num: u32,
-    pub sk_daddr: u32,
-    pub sk_rcv_saddr: u32,
-    pub sk_v6_daddr: u32,
-    pub sk_v6_rcv_saddr: u32,
-    pub msg_control: u32,
-    pub msg_controllen: u32,
-    pub unix_addr: u32,
-    pub unix_path: u32,
-    pub unix_peer: u32,
-    pub unix_addr_len: u32,
-    pub unix_addr_name: u32,
-    pub mount_mnt: u32,
-    pub mount_parent: u32,
-    pub mount_mountpoint: u32,
-}
-
 /// Indexes of the per-CPU counters.
 pub mod count {
     use super::{cause, hook};
@@ -645,23 +595,29 @@ pub mod count {
     pub const DENIED: u32 = 2 * hook::COUNT as u32;
     /// Restarts of held syscalls.
     pub const RESTARTS: u32 = DENIED + cause::COUNT as u32;
+    /// Children of the governed that only their first act made governed.
+    pub const BORN_UNSEEN: u32 = RESTARTS + 1;
+    /// Processes whose end only the end of their task told.
+    pub const DIED_UNSEEN: u32 = RESTARTS + 2;
     pub const LEN: u32 = RESTARTS + 16;
 }
 
 // A change of any of these must bump ABI_VERSION.
 const _: () = {
     assert!(size_of::<Key>() == 40);
-    assert!(size_of::<Pending>() == 40 + 10 * 8 + 8 * 4 + 16 + PATH_LEN);
+    assert!(size_of::<Pending>() == 40 + 11 * 8 + 8 * 4 + 16 + PATH_LEN);
     assert!(size_of::<Governed>() == 40);
-    assert!(size_of::<Root>() == 56);
+    assert!(size_of::<Newborn>() == 24);
+    assert!(size_of::<Root>() == 64);
     assert!(size_of::<InodeKey>() == 16);
     assert!(size_of::<NetRule>() == 72);
     assert!(size_of::<PathRule>() == 24);
-    assert!(size_of::<AgentRules>() == 24);
+    assert!(size_of::<AgentRules>() == 32);
+    assert!(size_of::<Arguments>() == 40);
     assert!(size_of::<Place>() == 24);
-    assert!(size_of::<Daemon>() == 48);
+    assert!(size_of::<Daemon>() == 64);
     assert!(size_of::<Event>() == 72);
-    assert!(size_of::<Offsets>() == 80 * 4);
+    assert!(size_of::<Offsets>() == 91 * 4);
 };
 
 #[cfg(feature = "user")]
@@ -676,6 +632,7 @@ mod user {
     unsafe impl aya::Pod for NetRule {}
     unsafe impl aya::Pod for PathRule {}
     unsafe impl aya::Pod for AgentRules {}
+    unsafe impl aya::Pod for Arguments {}
     unsafe impl aya::Pod for Place {}
     unsafe impl aya::Pod for Daemon {}
     unsafe impl aya::Pod for Event {}

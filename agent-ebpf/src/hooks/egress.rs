@@ -8,8 +8,8 @@ use syshold_abi::{Event, Key, action, cause, count, event, hook, object};
 
 use crate::{
     identity::note,
-    maps::GOVERNED_SOCKETS,
-    tell::{bump, emit},
+    maps::{GOVERNED_SOCKETS, STREAMS},
+    tell::{bump, emit_denied},
 };
 
 const PASS: i32 = 1;
@@ -60,17 +60,24 @@ fn routed_v6(ctx: &SkBuffContext) -> bool {
 fn judge(ctx: &SkBuffContext) -> i32 {
     // SAFETY: the context of this program.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let Some(agent) = GOVERNED_SOCKETS.get_ptr(&cookie) else {
+    // SAFETY: words of map values.
+    let stream = STREAMS
+        .get_ptr(&cookie)
+        .map(|stream| unsafe { (*stream).place.agent as u32 });
+    let other = || {
+        GOVERNED_SOCKETS
+            .get_ptr(&cookie)
+            .map(|agent| unsafe { *agent })
+    };
+    let Some(agent) = stream.or_else(other) else {
         return PASS;
     };
-    // SAFETY: a word of a map's value.
-    let agent = unsafe { *agent };
     if agent == u32::MAX {
         note(hook::EGRESS);
         return PASS;
     }
     bump(count::DENIED + cause::SOCKET_OPTION);
-    emit(&Event {
+    emit_denied(&Event {
         kind: event::DENIED,
         agent,
         cause: cause::SOCKET_OPTION,

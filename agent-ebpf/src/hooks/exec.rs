@@ -4,12 +4,14 @@ use syshold_abi::{Key, action, cause, hook, object, privilege};
 
 use super::file::about;
 use crate::{
-    decide::{Answer, Display, What, decide, deny, step_done, step_is_done},
+    arguments,
+    decide::{Answer, Display, What, decide, deny},
     field::{Kernel, load, offset},
     identity::{Current, Who, current},
-    maps::PRIVILEGED,
+    maps::{PENDING, PRIVILEGED},
     paths::{classes_of, dentry_of, inode_of, key_of, path_of},
     spell::Named,
+    steps::{step_done, step_is_done},
 };
 
 /// `security_bprm_check(bprm)`: the program, and again the interpreter of a script.
@@ -20,28 +22,39 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     };
     let bprm: Kernel = ctx.arg(0);
     // SAFETY: a linux_binprm, by the hook's prototype.
-    unsafe { runs(&who, load(bprm, offset!(bprm_file))) }.code()
+    unsafe { runs(&who, bprm) }.code()
 }
 
 #[inline(always)]
-unsafe fn runs(who: &Current, file: Kernel) -> Answer {
+unsafe fn runs(who: &Current, bprm: Kernel) -> Answer {
+    let file: Kernel = load(bprm, offset!(bprm_file));
     let path = path_of(file);
-    let classes = classes_of(path);
+    let classes = classes_of(file);
+    let what = about(hook::BPRM_CHECK, inode_of(file), action::EXEC, classes);
+    if !arguments::comes_by(who, bprm) {
+        return deny(who, &what, cause::ARGUMENTS);
+    }
     if !classes.is_protected() {
         return Answer::Go;
     }
-    let what = about(hook::BPRM_CHECK, inode_of(file), action::EXEC, classes);
+    let held = PENDING
+        .get_ptr(&who.tid)
+        .is_some_and(|pending| (*pending).key == what.key);
     let name = Named {
         beside: path,
         dentry: dentry_of(path),
     };
-    decide(
+    let answer = decide(
         who,
         &what,
         Display::Names(name, None),
         || step_is_done(who, &what),
         || step_done(who, &what),
-    )
+    );
+    if held && answer == Answer::Go && !arguments::are_known(who) {
+        return deny(who, &what, cause::ARGUMENTS);
+    }
+    answer
 }
 
 #[inline(always)]
@@ -90,9 +103,12 @@ unsafe fn gains(who: &Current, bprm: Kernel) -> Answer {
     let new: Kernel = load(bprm, offset!(bprm_cred));
     let (was, is): (u32, u32) = (load(old, offset!(cred_euid)), load(new, offset!(cred_euid)));
     let (group, into): (u32, u32) = (load(old, offset!(cred_egid)), load(new, offset!(cred_egid)));
+    const CAP_SETGID: u64 = 1 << 6;
     let permitted = offset!(cred_cap_permitted);
     let more = capabilities(new, permitted) & !capabilities(old, permitted);
-    if was == is && group == into && more == 0 {
+    // Root takes any group without a program: PAM's helpers, run by a sudo that was asked about.
+    let takes = was == 0 && capabilities(old, permitted) & CAP_SETGID != 0;
+    if was == is && (group == into || takes) && more == 0 {
         return Answer::Go;
     }
     let file: Kernel = load(bprm, offset!(bprm_file));
@@ -138,8 +154,9 @@ pub unsafe fn runs_another(tgid: u32) {
     }
 }
 
+/// Does it run a program that was let gain its privilege?
 #[inline(always)]
-unsafe fn is_privileged(who: &Current) -> bool {
+pub unsafe fn is_privileged(who: &Current) -> bool {
     PRIVILEGED
         .get_ptr(&who.tgid)
         .is_some_and(|state| *state == RUNNING)

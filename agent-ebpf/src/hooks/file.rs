@@ -1,18 +1,19 @@
 //! Protected files: opening, creating, and using descriptors that came another way.
-use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
+use aya_ebpf::{
+    EbpfContext, bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext,
+};
 use syshold_abi::{Key, action, hook, object};
 
 use crate::{
-    decide::{Answer, Display, What, decide, deny, exec_matters, step_done, step_is_done},
+    decide::{Answer, Display, What, decide, deny, exec_matters},
     field::{Kernel, copy, load, offset},
     hooks::{socket::spliced, uring},
     identity::{Current, Who, current},
-    maps::{LAST_OPEN, OPENED, Opened},
-    paths::{
-        Classes, classes_of, dentry_of, has_content, inode_of, is_socket, key_of, path_of,
-    },
+    maps::{FIRST_OPEN, OPENED, Opened},
+    paths::{Classes, classes_of, dentry_of, has_content, inode_of, is_socket, key_of, path_of},
     restart::{in_exec, in_splice},
     special::refused,
+    steps::{step_done, step_is_done},
 };
 
 /// Of no class.
@@ -36,7 +37,8 @@ pub fn file_open(ctx: LsmContext) -> i32 {
             Who::Ungoverned => 0,
             Who::Daemon => {
                 let tid = bpf_get_current_pid_tgid() as u32;
-                let _ = LAST_OPEN.insert(&tid, &key_of(inode_of(file)), 0);
+                let key = key_of(inode_of(file));
+                let _ = FIRST_OPEN.insert(&tid, &key, u64::from(BPF_NOEXIST));
                 0
             }
             Who::Governed(who) => open(&who, file).code(),
@@ -58,7 +60,7 @@ unsafe fn open(who: &Current, file: Kernel) -> Answer {
         return Answer::Go;
     }
     let path = path_of(file);
-    let classes = classes_of(path);
+    let classes = classes_of(file);
     if !classes.is_protected() {
         return Answer::Go;
     }
@@ -171,7 +173,7 @@ unsafe fn used(who: &Current, hook: u32, file: Kernel, actions: u32, mmap: bool)
         return Answer::Go;
     }
     let path = path_of(file);
-    let classes = classes_of(path);
+    let classes = classes_of(file);
     if !classes.is_protected() || (mmap && in_exec()) {
         return Answer::Go;
     }

@@ -11,7 +11,7 @@ use crate::{
     hooks::socket::{
         AF_INET, AF_INET6, Finding, addresses, answer, blank, fresh, is_kernels, is_loopback, note,
     },
-    identity::{Current, Who, current, taint},
+    identity::{Current, Who, asked_after, current, part_asked_after, taint},
     maps::{Destination, SOCKETS},
 };
 
@@ -50,7 +50,7 @@ pub fn sock_graft(ctx: LsmContext) -> i32 {
         if matches!(family, AF_INET | AF_INET6) {
             let cookie = bpf_get_socket_cookie(sk.cast_mut());
             note(&mark_of(&who, cookie, 0), 0);
-            note(&mark_of(&who, cookie, taint(&who)), 0);
+            note(&mark_of(&who, cookie, asked_after(&who)), 0);
         }
     }
     0
@@ -72,7 +72,8 @@ unsafe fn listener(who: &Current, hook: u32, socket: Kernel) -> Finding {
         return Finding::Free;
     }
     let key = own_of(sk, family);
-    let place = mark_of(who, key.a, taint(who));
+    let carried = taint(who);
+    let place = mark_of(who, key.a, part_asked_after(who, carried));
     let accepts = hook == hook::SOCKET_ACCEPT;
     // Once allowed it may be accepted from; listening again is asked again.
     if is_loopback(&key) || accepts && fresh(&place) {
@@ -82,6 +83,7 @@ unsafe fn listener(who: &Current, hook: u32, socket: Kernel) -> Finding {
         key,
         place,
         lasting: accepts,
+        carried,
     }
 }
 

@@ -9,8 +9,8 @@ use crate::{
     field::{Kernel, load, offset, opaque},
     identity::{Current, Who, current},
     paths::{
-        Classes, classes_below, classes_below_any, classes_of, dentry_of, inode_at, name_hash,
-        path_of,
+        Classes, classes_at, classes_below, classes_below_any, dentry_of, inode_at, leads_to,
+        name_hash, path_of,
     },
     restart::{in_open, in_syscall},
     special::is_kernels,
@@ -95,10 +95,12 @@ unsafe fn moves(who: &Current, from: Named, to: Named, flags: u32) -> Answer {
     }
 }
 
-/// Of what leaves its place. With a folder everything that a pattern may mean below it leaves.
+/// Of what leaves its place. With a folder everything that a pattern may mean below it leaves, and
+/// what lies deeper.
 #[inline(always)]
 unsafe fn source_classes(name: Named) -> Classes {
-    classes_below_any(name.beside, name.dentry, name.dentry)
+    let own = classes_below_any(name.beside, name.dentry, name.dentry);
+    union(own, leads_to(name.dentry))
 }
 
 /// The object is what moves, with its new place; where only the new place is protected, that.
@@ -178,6 +180,33 @@ unsafe fn links(who: &Current, from: Named, to: Named) -> Answer {
 
 // ---- removal and creation ----
 
+/// The first two arguments: a folder's path and a name in it.
+#[inline(always)]
+unsafe fn named(ctx: &LsmContext) -> Named {
+    Named {
+        beside: ctx.arg(0),
+        dentry: ctx.arg(1),
+    }
+}
+
+#[inline(always)]
+fn removes_name(ctx: &LsmContext) -> i32 {
+    let Who::Governed(who) = current(hook::PATH_UNLINK) else {
+        return 0;
+    };
+    // SAFETY: a path and a dentry, by the hooks' prototypes.
+    unsafe { removes(&who, named(ctx)) }.code()
+}
+
+#[inline(always)]
+fn makes_name(ctx: &LsmContext, hook: u32) -> i32 {
+    let Who::Governed(who) = current(hook) else {
+        return 0;
+    };
+    // SAFETY: a path and a dentry, by the hooks' prototypes.
+    unsafe { makes(&who, hook, named(ctx)) }.code()
+}
+
 #[inline(always)]
 unsafe fn removes(who: &Current, name: Named) -> Answer {
     let Some(gone) = inode_at(name.dentry) else {
@@ -186,7 +215,9 @@ unsafe fn removes(who: &Current, name: Named) -> Answer {
     if let Some(denied) = kernels(who, hook::PATH_UNLINK, action::DELETE, gone) {
         return denied;
     }
-    let classes = classes_below(name.beside, name.dentry, name.dentry);
+    // A link on the way to a root, too.
+    let own = classes_below(name.beside, name.dentry, name.dentry);
+    let classes = union(own, leads_to(name.dentry));
     if !classes.is_protected() {
         return Answer::Go;
     }
@@ -197,29 +228,13 @@ unsafe fn removes(who: &Current, name: Named) -> Answer {
 /// `security_path_unlink(dir, dentry)`.
 #[lsm(hook = "path_unlink")]
 pub fn path_unlink(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::PATH_UNLINK) else {
-        return 0;
-    };
-    let name = Named {
-        beside: ctx.arg(0),
-        dentry: ctx.arg(1),
-    };
-    // SAFETY: a path and a dentry, by the hook's prototype.
-    unsafe { removes(&who, name) }.code()
+    removes_name(&ctx)
 }
 
 /// `security_path_rmdir(dir, dentry)`.
 #[lsm(hook = "path_rmdir")]
 pub fn path_rmdir(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::PATH_UNLINK) else {
-        return 0;
-    };
-    let name = Named {
-        beside: ctx.arg(0),
-        dentry: ctx.arg(1),
-    };
-    // SAFETY: a path and a dentry, by the hook's prototype.
-    unsafe { removes(&who, name) }.code()
+    removes_name(&ctx)
 }
 
 /// About to make a name: nothing is there yet.
@@ -242,43 +257,19 @@ pub unsafe fn makes(who: &Current, hook: u32, name: Named) -> Answer {
 /// `security_path_mknod(dir, dentry, mode, dev)`: files, before `O_CREAT` makes them.
 #[lsm(hook = "path_mknod")]
 pub fn path_mknod(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::PATH_MKNOD) else {
-        return 0;
-    };
-    let name = Named {
-        beside: ctx.arg(0),
-        dentry: ctx.arg(1),
-    };
-    // SAFETY: a path and a dentry, by the hook's prototype.
-    unsafe { makes(&who, hook::PATH_MKNOD, name) }.code()
+    makes_name(&ctx, hook::PATH_MKNOD)
 }
 
 /// `security_path_mkdir(dir, dentry, mode)`.
 #[lsm(hook = "path_mkdir")]
 pub fn path_mkdir(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::PATH_MAKE) else {
-        return 0;
-    };
-    let name = Named {
-        beside: ctx.arg(0),
-        dentry: ctx.arg(1),
-    };
-    // SAFETY: a path and a dentry, by the hook's prototype.
-    unsafe { makes(&who, hook::PATH_MAKE, name) }.code()
+    makes_name(&ctx, hook::PATH_MAKE)
 }
 
 /// `security_path_symlink(dir, dentry, old_name)`.
 #[lsm(hook = "path_symlink")]
 pub fn path_symlink(ctx: LsmContext) -> i32 {
-    let Who::Governed(who) = current(hook::PATH_MAKE) else {
-        return 0;
-    };
-    let name = Named {
-        beside: ctx.arg(0),
-        dentry: ctx.arg(1),
-    };
-    // SAFETY: a path and a dentry, by the hook's prototype.
-    unsafe { makes(&who, hook::PATH_MAKE, name) }.code()
+    makes_name(&ctx, hook::PATH_MAKE)
 }
 
 // ---- length ----
@@ -331,7 +322,7 @@ unsafe fn cuts(who: &Current, path: Kernel, file: u64) -> Answer {
     if let Some(denied) = kernels(who, hook::PATH_TRUNCATE, action::WRITE, on) {
         return denied;
     }
-    let classes = classes_of(path);
+    let classes = classes_at(path);
     if !classes.is_protected() {
         return Answer::Go;
     }

@@ -8,11 +8,11 @@ use aya_ebpf::{
 use syshold_abi::{Key, action, cause, hook, object};
 
 use crate::{
-    decide::{Answer, Display, What, decide, deny},
+    decide::{Answer, Display, What, decide_carrying, deny},
     field::{Kernel, copy, load, offset},
-    hooks::{listen, option},
-    identity::{Current, Who, current, taint},
-    maps::{DAEMON, Destination, GOVERNED_SOCKETS, SOCKETS},
+    hooks::{exec::is_privileged, listen, option},
+    identity::{Current, Who, current, part_asked_after, taint},
+    maps::{DAEMON, Destination, GOVERNED_SOCKETS, SOCKETS, STREAMS, Stream},
 };
 
 const AF_UNSPEC: u16 = 0;
@@ -38,6 +38,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     let protocol: i32 = ctx.arg(2);
     let kern: i32 = ctx.arg(3);
     const NETLINK_ROUTE: i32 = 0;
+    const NETLINK_AUDIT: i32 = 9;
     const SOCK_TYPE_MASK: i32 = 0xf;
     const TCP: i32 = IPPROTO_TCP as i32;
     let kind = (kind & SOCK_TYPE_MASK) as u16;
@@ -49,6 +50,9 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
             SOCK_DGRAM => matches!(protocol, 0 | IPPROTO_UDP),
             _ => false,
         },
+        // sudo and su refuse to work where they cannot say so to the audit system.
+        // SAFETY: reads a map.
+        AF_NETLINK if protocol == NETLINK_AUDIT => unsafe { is_privileged(&who) },
         AF_NETLINK => protocol == NETLINK_ROUTE,
         _ => false,
     };
@@ -179,11 +183,13 @@ pub enum Finding {
     Free,
     Refused(Key, u32),
     /// To be decided, and remembered as this place. `lasting`: an established connection that a
-    /// rule or a verdict allowed once stays allowed until a rule denies it.
+    /// rule or a verdict allowed once stays allowed until a rule denies it. `carried`: what the
+    /// process has read.
     Judged {
         key: Key,
         place: Destination,
         lasting: bool,
+        carried: u64,
     },
 }
 
@@ -219,7 +225,8 @@ unsafe fn to_peer(who: &Current, sk: Kernel, kind: u16) -> Finding {
         offset!(sk_v6_daddr),
     );
     key.extra |= u64::from(u16::from_be(port));
-    let mut place = destination(who, key);
+    let carried = taint(who);
+    let mut place = destination(who, key, carried);
     if fresh(&place) {
         return Finding::Free;
     }
@@ -231,13 +238,13 @@ unsafe fn to_peer(who: &Current, sk: Kernel, kind: u16) -> Finding {
         }
     } else {
         // A datagram socket was connected, or has sent there before.
-        let may = SOCKETS.get_ptr(&place).is_some();
+        let may = remembered(&place).is_some();
         key.actions = action::SEND;
         place.key.actions = action::SEND;
         if fresh(&place) {
             return Finding::Free;
         }
-        if may && SOCKETS.get_ptr(&place).is_none() {
+        if may && remembered(&place).is_none() {
             note(&place, 0);
         }
     }
@@ -245,6 +252,7 @@ unsafe fn to_peer(who: &Current, sk: Kernel, kind: u16) -> Finding {
         key,
         place,
         lasting: true,
+        carried,
     }
 }
 
@@ -283,10 +291,11 @@ unsafe fn to_address(
         return Finding::Free;
     }
     let mut key = blank(act);
-    let Some(family) = copy(address.cast::<u16>()) else {
+    // The kernel's copy has room for the longest address, whatever its length.
+    let Some(raw) = copy(address.cast::<[u16; 4]>()) else {
         return Finding::Refused(key, cause::UNREADABLE);
     };
-    let family = match family {
+    let family = match raw[0] {
         // connect(AF_UNSPEC) dissolves an association; a datagram to AF_UNSPEC goes to AF_INET.
         AF_UNSPEC if connects => return Finding::Free,
         AF_UNSPEC => AF_INET,
@@ -294,9 +303,6 @@ unsafe fn to_address(
     };
     match family {
         AF_INET if len >= 16 => {
-            let Some(raw) = copy(address.cast::<[u16; 4]>()) else {
-                return Finding::Refused(key, cause::UNREADABLE);
-            };
             let ip = u32::from_be(u32::from(raw[2]) | u32::from(raw[3]) << 16);
             key.c = MAPPED | u64::from(normal_v4(ip));
             key.extra = u64::from(u16::from_be(raw[1]));
@@ -319,10 +325,12 @@ unsafe fn to_address(
     let protocol: u16 = load(sk, offset!(sk_protocol));
     key.extra |= u64::from(protocol) << 16;
     key.a = bpf_get_socket_cookie(sk.cast_mut());
+    let carried = taint(who);
     Finding::Judged {
         key,
-        place: destination(who, key),
+        place: destination(who, key, carried),
         lasting: false,
+        carried,
     }
 }
 
@@ -336,25 +344,26 @@ pub fn blank(actions: u32) -> Key {
 }
 
 #[inline(always)]
-pub unsafe fn destination(who: &Current, key: Key) -> Destination {
+unsafe fn destination(who: &Current, key: Key, carried: u64) -> Destination {
     Destination {
         key,
         agent: u64::from(who.agent()),
-        taint: taint(who),
+        taint: part_asked_after(who, carried),
     }
 }
 
 /// The one decision of a hook, so that the verifier walks through it once.
 #[inline(always)]
 pub unsafe fn answer(who: &Current, hook: u32, found: Finding) -> Answer {
-    let (key, place, lasting) = match found {
+    let (key, place, lasting, carried) = match found {
         Finding::Free => return Answer::Go,
         Finding::Refused(key, why) => return refuse(who, hook, key, why),
         Finding::Judged {
             key,
             place,
             lasting,
-        } => (key, place, lasting),
+            carried,
+        } => (key, place, lasting, carried),
     };
     let what = What {
         hook,
@@ -362,12 +371,12 @@ pub unsafe fn answer(who: &Current, hook: u32, found: Finding) -> Answer {
         classes: 0,
         glob: 0,
     };
-    let before = SOCKETS.get_ptr(&place).map(|before| *before & 1);
-    let known = before.is_some_and(|verdict| lasting || verdict == 1);
-    let mut verdict = before.unwrap_or(0);
-    let answer = decide(who, &what, Display::None, || known, || verdict = 1);
+    let before = remembered(&place).unwrap_or(NEVER);
+    let known = before != NEVER && (lasting || before & 1 == 1);
+    let mut verdict = if before == NEVER { 0 } else { before & 1 };
+    let answer = decide_carrying(who, &what, Display::None, carried, || known, || verdict = 1);
     if answer == Answer::Go {
-        note(&place, verdict);
+        remember(&place, before, verdict);
     }
     answer
 }
@@ -375,23 +384,55 @@ pub unsafe fn answer(who: &Current, hook: u32, found: Finding) -> Answer {
 /// Allowed under the policy in force.
 #[inline(always)]
 pub unsafe fn fresh(place: &Destination) -> bool {
-    SOCKETS
-        .get_ptr(place)
-        .is_some_and(|before| *before >> 1 == generation())
+    remembered(place).is_some_and(|before| before >> 1 == generation())
+}
+
+/// Does this place belong into `STREAMS`, if it is its socket's first?
+#[inline(always)]
+fn is_stream(place: &Destination) -> bool {
+    place.key.actions == action::CONNECT && place.key.extra >> 16 == u64::from(IPPROTO_TCP)
+}
+
+/// What was noted of a place. A socket that has none in `STREAMS` has no other either, unless it was
+/// evicted.
+#[inline(always)]
+unsafe fn remembered(place: &Destination) -> Option<u64> {
+    if is_stream(place) {
+        let stream = STREAMS.get_ptr(&place.key.a)?;
+        if (*stream).place == *place {
+            return Some((*stream).value);
+        }
+    }
+    SOCKETS.get_ptr(place).map(|before| *before)
 }
 
 /// Remembers a place as allowed; a verdict stays one.
 #[inline(always)]
 pub unsafe fn note(place: &Destination, verdict: u64) {
+    remember(place, remembered(place).unwrap_or(NEVER), verdict);
+}
+
+/// No place is noted with this: generations are shorter. Not an `Option`, whose other half the
+/// compiler may keep uninitialised on the stack, which the verifier refuses.
+const NEVER: u64 = u64::MAX;
+
+/// The same; `before`: what was noted of it, or `NEVER`.
+#[inline(always)]
+unsafe fn remember(place: &Destination, before: u64, verdict: u64) {
     let value = generation() << 1 | verdict;
-    if SOCKETS
-        .get_ptr(place)
-        .is_some_and(|before| *before == value)
-    {
+    if before == value {
         return;
     }
-    let _ = SOCKETS.insert(place, &value, 0);
     let cookie = place.key.a;
+    if is_stream(place) {
+        let first = STREAMS.get_ptr(&cookie);
+        if first.is_none_or(|first| (*first).place == *place) {
+            let place = *place;
+            let _ = STREAMS.insert(&cookie, &Stream { place, value }, 0);
+            return;
+        }
+    }
+    let _ = SOCKETS.insert(place, &value, 0);
     if GOVERNED_SOCKETS.get_ptr(&cookie).is_none() {
         let _ = GOVERNED_SOCKETS.insert(&cookie, &(place.agent as u32), 0);
     }
