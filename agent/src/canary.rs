@@ -146,7 +146,8 @@ impl Canary {
     #[must_use]
     pub fn live(&self, seen: &[u64], hook: u32) -> bool {
         let since = match hook {
-            hook::EXIT => self.before,
+            // A tracepoint may be skipped once (agent-ebpf/src/newborn.rs), and the last thread's end is seen later.
+            hook::FORK | hook::EXIT | hook::TASK_FREE => self.before,
             _ if THOROUGH.contains(&hook) => self.thoroughly,
             _ => self.proven,
         };

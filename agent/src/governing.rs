@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::User;
 use syshold_abi::{InodeKey, Place, Root};
 
@@ -24,8 +25,8 @@ pub struct Governing {
     enrolled: Enrolled,
     missing: Vec<String>,
     /// What is enrolled beside the policy's own roots, see [`roots`].
-    beside: Vec<(roots::Enrol, Seen)>,
-    links: Vec<(roots::Enrol, Seen)>,
+    beside: Vec<(roots::Enrol, Option<Seen>)>,
+    links: Vec<(roots::Enrol, Option<Seen>)>,
 }
 
 /// The inodes behind the policy's paths, at the last look.
@@ -46,6 +47,8 @@ struct Seen {
     key: InodeKey,
     dev: u64,
     ino: u64,
+    /// There a folder gets another number once nobody has it in use, and `stat` does not tell.
+    overlay: bool,
 }
 
 impl Governing {
@@ -75,7 +78,7 @@ impl Governing {
 
     /// Looks again: a root that was replaced, a program that was upgraded, a unit that started.
     pub fn refresh(&mut self, kernel: &mut Kernel, policy: &Policy) {
-        if self.unchanged(policy) {
+        if self.unchanged(policy) && self.overlays_unchanged(kernel) {
             return;
         }
         let Some(compiled) = self.compiled.take() else {
@@ -92,31 +95,27 @@ impl Governing {
         &mut self,
         kernel: &mut Kernel,
         found: Vec<roots::Enrol>,
-    ) -> Vec<(roots::Enrol, Seen)> {
-        found
-            .into_iter()
-            .filter_map(|enrol| {
-                let seen = self.enrol(kernel, &enrol.path)?;
-                Some((enrol, seen))
-            })
-            .collect()
+    ) -> Vec<(roots::Enrol, Option<Seen>)> {
+        let seen = |enrol: roots::Enrol| {
+            let seen = self.enrol(kernel, &enrol.path);
+            (enrol, seen)
+        };
+        found.into_iter().map(seen).collect()
     }
 
     fn unchanged(&self, policy: &Policy) -> bool {
-        let now = beside(policy);
-        let known = |(enrol, (old, seen)): (&roots::Enrol, &(roots::Enrol, Seen))| {
-            let same = fs::metadata(&enrol.path)
-                .is_ok_and(|meta| meta.dev() == seen.dev && meta.ino() == seen.ino);
-            enrol.path == old.path && same
-        };
-        if now.len() != self.beside.len() || !now.iter().zip(&self.beside).all(known) {
-            return false;
-        }
         let same = |path: &Path, seen: Option<&Seen>| match (fs::metadata(path), seen) {
             (Ok(now), Some(seen)) => now.dev() == seen.dev && now.ino() == seen.ino,
             (Err(_), None) => true,
             _ => false,
         };
+        let now = beside(policy);
+        let known = |(enrol, (old, seen)): (&roots::Enrol, &(roots::Enrol, Option<Seen>))| {
+            enrol.path == old.path && same(&enrol.path, seen.as_ref())
+        };
+        if now.len() != self.beside.len() || !now.iter().zip(&self.beside).all(known) {
+            return false;
+        }
         policy
             .roots(&reach::homes())
             .iter()
@@ -126,6 +125,22 @@ impl Governing {
             && folders(&self.enrolled.sockets)
                 .all(|path| same(path, self.enrolled.folders.get(path)))
             && reach::devices(policy, &mut Vec::new()) == self.enrolled.devices
+    }
+
+    fn overlays_unchanged(&self, kernel: &mut Kernel) -> bool {
+        let named = [
+            &self.enrolled.roots,
+            &self.enrolled.exes,
+            &self.enrolled.folders,
+        ];
+        let named = named.into_iter().flatten();
+        let named = named.map(|(path, seen)| (path, *seen));
+        let beside = self.beside.iter().chain(&self.links);
+        let beside = beside.filter_map(|(enrol, seen)| Some((&enrol.path, (*seen)?)));
+        named
+            .chain(beside)
+            .filter(|(_, seen)| seen.overlay)
+            .all(|(path, seen)| kernel.enrol(path).is_ok_and(|key| key == seen.key))
     }
 
     fn look(&mut self, kernel: &mut Kernel, policy: &Policy) -> Enrolled {
@@ -172,6 +187,8 @@ impl Governing {
                 key,
                 dev: meta.dev(),
                 ino: meta.ino(),
+                overlay: statfs(path)
+                    .is_ok_and(|found| found.filesystem_type() == OVERLAYFS_SUPER_MAGIC),
             }),
             Err(error) => {
                 tracing::warn!(%error, "not there yet; looked for again every few seconds");
@@ -192,10 +209,17 @@ impl Governing {
             }
         }
         for (enrol, seen) in self.beside.iter().chain(&self.links) {
-            roots
-                .entry(seen.key)
-                .and_modify(|known| join(known, &enrol.root))
-                .or_insert(enrol.root);
+            let Some(seen) = seen else { continue };
+            // A link on the way can be replaced, too. It is on the file system of its folder.
+            let link = self
+                .link_at(&enrol.path)
+                .filter(|_| enrol.root.leads_to != 0);
+            for key in [Some(seen.key), link].into_iter().flatten() {
+                roots
+                    .entry(key)
+                    .and_modify(|known| join(known, &enrol.root))
+                    .or_insert(enrol.root);
+            }
         }
         let mut users = Vec::new();
         let mut cgroup_names = Vec::new();
@@ -224,6 +248,17 @@ impl Governing {
             cgroups: self.enrolled.cgroups.iter().map(pair).collect(),
             cgroup_names,
         }
+    }
+
+    /// The symbolic link at a path, if it is one, and its folder is enrolled.
+    fn link_at(&self, path: &Path) -> Option<InodeKey> {
+        let meta = fs::symlink_metadata(path).ok()?;
+        let folder = path.parent()?;
+        let (_, seen) = self.beside.iter().find(|(enrol, _)| enrol.path == folder)?;
+        meta.is_symlink().then_some(InodeKey {
+            ino: meta.ino(),
+            ..(*seen)?.key
+        })
     }
 
     fn unix_sockets(&self, policy: &Policy) -> Vec<(Place, u64)> {
@@ -305,14 +340,23 @@ fn folders(sockets: &BTreeMap<PathBuf, u64>) -> impl Iterator<Item = &Path> {
 }
 
 fn beside(policy: &Policy) -> Vec<roots::Enrol> {
-    let mut found = roots::own();
-    found.extend(roots::mounted_below(&policy.roots(&reach::homes())));
-    found
+    let own = roots::own();
+    let named = policy.roots(&reach::homes());
+    let protected: Vec<_> = named
+        .iter()
+        .map(|root| (root.path.as_path(), root.to_abi()))
+        .chain(own.iter().map(|own| (own.path.as_path(), own.root)))
+        .filter(|(path, _)| path.exists())
+        .collect();
+    let ways = roots::on_the_way(protected.iter().map(|(path, root)| (*path, root)));
+    let mounts = roots::mounted(&named);
+    own.into_iter().chain(ways).chain(mounts).collect()
 }
 
 /// A name filter cannot be narrower than what any of two patterns means.
 fn join(known: &mut Root, other: &Root) {
     known.classes |= other.classes;
+    known.leads_to |= other.leads_to;
     let same = known.suffix == other.suffix && known.mask == other.mask;
     if other.glob_classes != 0 && known.glob_classes != 0 && !same {
         known.mask = [0; 2];

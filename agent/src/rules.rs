@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use syshold_abi::{CLASS_OWN, CLASS_OWN_PROGRAMS};
-use syshold_protocol::decision::Scope;
+use syshold_protocol::decision::{Assurance, Scope};
 
 use crate::names::{Names, canonical};
 use crate::policy::{DNS_PORT, Dns, Kind, Policy, Rule, Run, Target, Verdict};
@@ -56,6 +56,8 @@ pub struct Terms {
     pub scopes: Vec<Scope>,
     /// Distinct people who must approve.
     pub quorum: u32,
+    /// The weakest proof of identity that counts.
+    pub assurance: Assurance,
     /// How long the syscall is held.
     pub hold: Duration,
     pub on_timeout: Fallback,
@@ -233,14 +235,22 @@ fn exec<'p>(policy: &'p Policy, request: &Request) -> Answer<'p> {
         let run = rule.run.as_ref();
         run.is_some_and(|run| run.programs.0 & request.classes.0 != 0)
     };
+    let cut = request.exec.as_ref().is_some_and(|exec| !exec.whole);
     for rule in rules(policy, request, Action::Exec).filter(about_it) {
         match rule
             .run
             .as_ref()
             .and_then(|run| fits(run, request.exec.as_deref()))
         {
+            // An approval is for arguments that people have seen.
+            Some(true) if cut && matches!(rule.verdict, Verdict::Ask(_)) => {
+                return Answer::BuiltIn(false, "its arguments could not be read, or not all");
+            }
             Some(true) => return Answer::Rule(rule),
             Some(false) => {}
+            None if cut => {
+                return Answer::BuiltIn(false, "its arguments could not be read, or not all");
+            }
             None => {
                 return Answer::Unmatched("what would be run could not be read");
             }
@@ -378,6 +388,7 @@ impl Terms {
             approvers: self.approvers.or(other.approvers),
             scopes,
             quorum: self.quorum.max(other.quorum),
+            assurance: self.assurance.max(other.assurance),
             hold: self.hold.min(other.hold),
             on_timeout: both(self.on_timeout, other.on_timeout),
             on_unreachable: both(self.on_unreachable, other.on_unreachable),

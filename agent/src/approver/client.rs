@@ -16,14 +16,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::Method;
+use syshold_protocol::break_glass::Notice;
 use syshold_protocol::canonical::CanonicalError;
 use syshold_protocol::{DecisionId, Digest, Outcome, Request, RequestId, SigningKey, UnixMs};
 use tokio::sync::{mpsc, oneshot};
 
 use super::gateway::Gateway;
 use super::http::{Cause, SetUpError};
+use super::log::Log;
 use super::question::Question;
-use super::wire::{Report, Wire};
+use super::wire::{Report, Said, Wire};
 
 /// What the driver hears of its questions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +102,7 @@ impl Approver {
         self.questions
             .insert(request.request_id, Handle { withdraw, again });
         self.wire.spawn(question.run(withdrawn, next));
+        self.wire.round_trip.notify_one();
         Ok(sealed.payload_sha256)
     }
 
@@ -144,7 +147,20 @@ impl Approver {
             Report {
                 method: Method::POST,
                 path,
-                body: Some(outcome),
+                body: Some(Said::Outcome(Box::new(outcome))),
+            },
+        );
+        self.wire.round_trip.notify_one();
+    }
+
+    /// Tells the gateway, and by it everybody concerned, that the glass was broken here.
+    pub fn break_glass(&self, notice: Notice) {
+        Wire::report(
+            &self.wire,
+            Report {
+                method: Method::POST,
+                path: "/v1/break-glass".to_owned(),
+                body: Some(Said::BreakGlass(Box::new(notice))),
             },
         );
     }
@@ -153,6 +169,12 @@ impl Approver {
     pub fn probe(&self) {
         let wire = Arc::clone(&self.wire);
         self.wire.spawn(async move { wire.probe().await });
+    }
+
+    /// The way to the witness of this host's ledger.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        Log::new(&self.wire)
     }
 
     #[must_use]

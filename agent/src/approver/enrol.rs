@@ -21,6 +21,7 @@ use super::http::{self, Cause, JSON, SetUpError};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MAX_GATEWAY_KEYS: usize = 16;
+const MAX_KEY_TEXT: usize = 512;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -79,12 +80,16 @@ pub async fn enrol(
     if given.gateway_keys.is_empty() || given.gateway_keys.len() > MAX_GATEWAY_KEYS {
         return Err(Error::Answer("it names no gateway key, or too many"));
     }
+    if given.witness.len() > MAX_KEY_TEXT {
+        return Err(Error::Answer("its witness's key is too long"));
+    }
     check_ca(&given.ca_pem, pin)?;
     let gateway = Gateway {
         url,
         host_id: given.host_id.clone(),
         ca_pem: given.ca_pem,
         gateway_keys: PinnedKeys::new(given.gateway_keys),
+        witness: given.witness,
         host_key: fresh.key.public(),
         proxy,
     };

@@ -26,6 +26,8 @@ pub struct Gateway {
     pub ca_pem: String,
     /// The only keys whose decisions count.
     pub gateway_keys: PinnedKeys,
+    /// The only witness whose cosignatures are kept: `name+id+base64` (C2SP signed-note).
+    pub witness: String,
     /// Of the key enrolled: tells a `host.key` that belongs to another enrolment.
     pub host_key: PublicKey,
     /// `http://host:port` to go through; nothing in the environment adds one.
@@ -286,6 +288,7 @@ mod tests {
             host_id: "web-1".parse().unwrap(),
             ca_pem: "pem".to_owned(),
             gateway_keys: SigningKey::generate().public().into(),
+            witness: "w".to_owned(),
             host_key,
             proxy: None,
         }

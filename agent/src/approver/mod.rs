@@ -8,9 +8,11 @@ pub mod client;
 pub mod enrol;
 pub mod gateway;
 pub mod http;
+mod log;
 mod question;
 mod wire;
 
 pub use client::{Approver, Event};
 pub use gateway::Gateway;
 pub use http::Cause;
+pub use log::{Log, Told};

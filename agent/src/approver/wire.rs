@@ -8,11 +8,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use reqwest::{Client, Method, StatusCode, Url};
+use syshold_protocol::break_glass::Notice;
 use syshold_protocol::canonical::CanonicalError;
 use syshold_protocol::dsse::{self, Payload, Sealed};
 use syshold_protocol::{Outcome, SigningKey, VERSION};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
@@ -30,6 +31,8 @@ const POLLS: usize = 400;
 pub(super) const CALL: Duration = Duration::from_secs(15);
 /// How long withdrawals and outcomes are tried.
 const REPORT_FOR: Duration = Duration::from_secs(600);
+/// How long a notice of break-glass is.
+const NOTICE_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Reports on their way; further ones are only in the ledger.
 const MAX_REPORTS: usize = 1024;
 /// … of which this many are on the wire.
@@ -50,6 +53,8 @@ pub(super) struct Wire {
     /// Reports are being dropped, and it was said.
     overflowing: AtomicBool,
     reporting: Semaphore,
+    /// Calls are made about a request: the ledger can go along.
+    pub(super) round_trip: Arc<Notify>,
     /// Where calls are made and signed: not on the driver's thread, whoever asks for them.
     runtime: Handle,
 }
@@ -59,7 +64,30 @@ pub(super) struct Report {
     pub(super) method: Method,
     pub(super) path: String,
     /// Signed where it is sent.
-    pub(super) body: Option<Outcome>,
+    pub(super) body: Option<Said>,
+}
+
+pub(super) enum Said {
+    Outcome(Box<Outcome>),
+    BreakGlass(Box<Notice>),
+}
+
+impl Said {
+    fn seal(&self, wire: &Wire) -> Result<Sealed, CanonicalError> {
+        match self {
+            Self::Outcome(outcome) => wire.seal(outcome.as_ref()),
+            Self::BreakGlass(notice) => wire.seal(notice.as_ref()),
+        }
+    }
+
+    /// How long it is tried. That the glass was broken is news for days, and often while the
+    /// gateway is away.
+    fn patience(said: Option<&Self>) -> Duration {
+        match said {
+            Some(Self::BreakGlass(_)) => NOTICE_FOR,
+            Some(Self::Outcome(_)) | None => REPORT_FOR,
+        }
+    }
 }
 
 impl Wire {
@@ -75,6 +103,7 @@ impl Wire {
             reports: AtomicUsize::new(0),
             overflowing: AtomicBool::new(false),
             reporting: Semaphore::new(REPORTS_AT_ONCE),
+            round_trip: Arc::default(),
             runtime: Handle::current(),
         })
     }
@@ -156,13 +185,13 @@ impl Wire {
     }
 
     async fn deliver(&self, report: Report) {
-        let body = match report.body.map(|outcome| self.seal(&outcome)).transpose() {
+        let until = Instant::now() + Said::patience(report.body.as_ref());
+        let body = match report.body.map(|said| said.seal(self)).transpose() {
             Ok(sealed) => sealed.map(|sealed| sealed.envelope),
             Err(error) => {
                 return tracing::warn!(%error, path = report.path, "a report cannot be signed");
             }
         };
-        let until = Instant::now() + REPORT_FOR;
         let mut backoff = Backoff::new();
         while Instant::now() < until {
             let seat = self.reporting.acquire().await;
@@ -178,6 +207,18 @@ impl Wire {
             };
             tokio::time::sleep(backoff.next(asked)).await;
         }
+    }
+
+    /// One call, signed by its body if at all, that says nothing about how the gateway is.
+    pub(super) async fn quiet(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, Vec<u8>)>,
+        limit: Duration,
+    ) -> Result<Answer, Cause> {
+        let url = self.url(path)?;
+        http::send(&self.calls, (method, url), &[], body, limit).await
     }
 
     /// One call, signed: by its body, or by the `Syshold-Auth` header where it has none.

@@ -6,22 +6,26 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use sd_notify::NotifyState;
+use syshold_agent::anchor::Anchor;
 use syshold_agent::approver::gateway::Error as GatewayError;
 use syshold_agent::approver::{Approver, Gateway};
 use syshold_agent::control;
-use syshold_agent::driver::{self, Parts};
+use syshold_agent::driver::{self, DriverError, Parts};
+use syshold_agent::governing::Governing;
+use syshold_agent::journal::Journal;
 use syshold_agent::kernel::{self, Kernel};
 use syshold_agent::park::{CGROUP_ROOT, Parking};
 use syshold_agent::policy::{self, Policy};
 use syshold_agent::rules::BuiltIn;
-use syshold_ledger::{ClockState, HostName, Ledger, Options};
+use syshold_ledger::{ClockState, HostName, Ledger, OpenError, Options};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// EX_CONFIG of sysexits.h: a restart changes nothing, so the unit does not try one.
+/// EX_CONFIG of sysexits.h: a restart changes nothing, so the unit does not try one, and what was said
+/// is said once.
 const EX_CONFIG: u8 = 78;
 
 /// Holds the sensitive syscalls of governed processes until the policy or a person decides.
@@ -53,14 +57,25 @@ fn main() -> ExitCode {
     for warning in policy.warnings() {
         tracing::warn!("{warning}");
     }
+    let refused = args.state.join(control::REFUSED);
+    if let Err(error) = kernel::take_short_turns() {
+        tracing::warn!(%error, "held threads may keep this daemon waiting for the processor");
+    }
     let done = run(args, policy);
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let witness = matches!(error.downcast_ref(), Some(DriverError::Witness(_)));
+            let ledger = error.downcast_ref().is_some_and(OpenError::is_final);
             if logs_to_journal() {
                 tracing::error!("{error}");
             } else {
                 eprintln!("sysholdd: {error}");
+            }
+            if witness || ledger {
+                // For `syshold status`, until a start goes well; the journal has it in any case.
+                let _unsaid = std::fs::write(refused, error.to_string());
+                return ExitCode::from(EX_CONFIG);
             }
             ExitCode::FAILURE
         }
@@ -94,8 +109,31 @@ async fn serve(
         &policy.host().ledger,
         HostName::of_this_machine()?,
         ledger_options(),
-    )?;
-    let kernel = Kernel::load(Path::new(kernel::PINS))?;
+    );
+    let ledger = match ledger {
+        // Another daemon governs this host.
+        Err(error @ OpenError::InUse { .. }) => return Err(error.into()),
+        Err(error) if policy.agents().is_empty() => return Err(error.into()),
+        other => other,
+    };
+    let gateway = Gateway::load(&args.state);
+    let builtin = BuiltIn {
+        deny: gateway.as_ref().map_or_else(
+            |_| Vec::new(),
+            |(gateway, _)| {
+                let (host, port) = gateway.address();
+                addresses(&host, port)
+            },
+        ),
+        resolvers: driver::resolvers(),
+    };
+    // First of all that may fail: then what is asked about is denied, and nobody is ungoverned.
+    let enforced = enforce(&policy, &builtin);
+    if let (Err(_), Err(error)) = (&ledger, &enforced) {
+        tracing::error!(%error, "beside what follows, nothing is enforced");
+    }
+    let ledger = ledger?;
+    let (kernel, governing) = enforced?;
     let mut parking = Parking::default();
     let adopted = parking.adopt(Path::new(CGROUP_ROOT))?;
     if adopted > 0 {
@@ -105,16 +143,14 @@ async fn serve(
         );
     }
     let (events, from_gateway) = mpsc::channel(1024);
-    let (approver, gateway) = match Gateway::load(&args.state) {
+    let approver = match gateway {
         Ok((gateway, key)) => {
-            let (host, port) = gateway.address();
-            let addresses = addresses(&host, port);
             let _there = network.enter();
-            (Some(Approver::start(gateway, key, events)?), addresses)
+            Some(Approver::start(gateway, key, events)?)
         }
         Err(error @ GatewayError::NotEnrolled { .. }) => {
             tracing::warn!("{error}; until then every ask rule denies");
-            (None, Vec::new())
+            None
         }
         Err(error) => return Err(error.into()),
     };
@@ -123,29 +159,46 @@ async fn serve(
             approver.take_back(request);
         }
     }
+    let anchor = approver.as_ref().map(|approver| {
+        let path = policy.host().ledger.clone();
+        Anchor::start(approver.log(), ledger.clone(), path)
+    });
+    let anchor = anchor.transpose()?;
+    let journal = Journal::start(&ledger, policy.host().ledger.clone())?;
     let (to_driver, calls) = mpsc::channel(64);
     let _door = control::listen(&args.socket, to_driver)?;
     let parts = Parts {
         kernel,
+        governing,
         parking,
         ledger,
         policy,
         policy_path: args.config,
         approver,
+        anchor,
         from_gateway,
         calls,
-        builtin: BuiltIn {
-            deny: gateway,
-            resolvers: Vec::new(),
-        },
+        builtin,
     };
-    driver::run(parts, |headline| {
+    let refused = args.state.join(control::REFUSED);
+    let done = driver::run(parts, |headline| {
+        let _none = std::fs::remove_file(refused);
         kernel::trim_memory();
         tracing::info!(headline, "enforcement is live");
         let _ = sd_notify::notify(false, &[NotifyState::Ready, NotifyState::Status(headline)]);
     })
-    .await?;
-    Ok(())
+    .await;
+    journal.finish();
+    Ok(done?)
+}
+
+fn enforce(
+    policy: &Policy,
+    builtin: &BuiltIn,
+) -> Result<(Kernel, Governing), Box<dyn std::error::Error>> {
+    let mut kernel = Kernel::load(Path::new(kernel::PINS))?;
+    let governing = driver::enforce_alone(&mut kernel, policy, builtin)?;
+    Ok((kernel, governing))
 }
 
 fn ledger_options() -> Options {
@@ -158,10 +211,16 @@ fn ledger_options() -> Options {
     };
     Options {
         clock: Some(Box::new(clock)),
-        // What may be personal can be redacted later without breaking a proof.
-        openable: ["process.argv", "process.cwd", "approvers.comment"]
-            .map(str::to_owned)
-            .into(),
+        // What may be personal can be redacted later without breaking a proof. The gateway's
+        // answer repeats what people wrote.
+        openable: [
+            "process.argv",
+            "process.cwd",
+            "approvers.comment",
+            "envelope",
+        ]
+        .map(str::to_owned)
+        .into(),
         ..Options::default()
     }
 }
@@ -205,7 +264,10 @@ fn start_log(level: tracing::Level) {
     let filter = LevelFilter::from_level(level);
     let registry = tracing_subscriber::registry().with(filter);
     match logs_to_journal().then(tracing_journald::layer) {
-        Some(Ok(journal)) => registry.with(journal).init(),
+        // SYSHOLD_LEAF, SYSHOLD_AGENT, …: docs/auditor.md names them.
+        Some(Ok(journal)) => registry
+            .with(journal.with_field_prefix(Some("SYSHOLD".to_owned())))
+            .init(),
         _ => registry
             .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
             .init(),

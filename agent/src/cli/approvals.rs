@@ -1,4 +1,6 @@
 //! `syshold approvals`: a person's answers from a terminal.
+mod watch;
+
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +33,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Ask about each request as it comes, until Ctrl-C
+    Watch,
     /// Show one request in full
     Show {
         /// The request's id, or its short code while it waits
@@ -168,6 +172,7 @@ pub(super) fn run(socket: &Path, args: ApprovalsArgs) -> Outcome {
                 list(&approvals)?;
             }
         }
+        Verb::Watch => return watch::run(&people),
         Verb::Show { id, json } => {
             let approval = find(&people, &id)?;
             if json {

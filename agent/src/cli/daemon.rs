@@ -1,16 +1,20 @@
 //! The client's side of the control socket.
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::failure::{Exit, Failure};
-use crate::control::{Call, Refusal, Refused, Reply};
+use super::show::safe;
+use crate::approver::gateway::STATE_DIR;
+use crate::control::{Call, REFUSED, Refusal, Refused, Reply};
 
 /// The daemon answers at once, or something is wrong with it.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest reply that is read.
 const MAX_REPLY: u64 = 4 << 20;
+const MAX_REFUSAL: u64 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DaemonError {
@@ -18,6 +22,8 @@ pub(super) enum DaemonError {
         "the daemon is not running ({path}: {source}); start it with `systemctl start sysholdd`"
     )]
     NotRunning { path: PathBuf, source: io::Error },
+    #[error("the daemon refuses to run, and what is held is denied: {0}")]
+    RefusesToRun(String),
     #[error(
         "no permission to talk to the daemon ({path}: {source}); be root, or a member of the group \
          `syshold` (`usermod -aG syshold NAME`, then log in again); a governed process never may"
@@ -40,9 +46,11 @@ pub(super) enum DaemonError {
 impl Failure for DaemonError {
     fn exit(&self) -> Exit {
         match self {
-            Self::NotRunning { .. } | Self::Silent(_) | Self::Cut | Self::Ended => {
-                Exit::Unavailable
-            }
+            Self::NotRunning { .. }
+            | Self::RefusesToRun(_)
+            | Self::Silent(_)
+            | Self::Cut
+            | Self::Ended => Exit::Unavailable,
             Self::Permission { .. } => Exit::Permission,
             Self::Malformed(_) | Self::Other => Exit::Failure,
             Self::Refused(refused) => match refused.cause {
@@ -62,9 +70,12 @@ pub(super) fn call(socket: &Path, call: &Call) -> Result<Replies, DaemonError> {
             path: socket.to_owned(),
             source,
         },
-        _ => DaemonError::NotRunning {
-            path: socket.to_owned(),
-            source,
+        _ => match refused(Path::new(STATE_DIR)) {
+            Some(why) => DaemonError::RefusesToRun(why),
+            None => DaemonError::NotRunning {
+                path: socket.to_owned(),
+                source,
+            },
         },
     })?;
     let mut line = serde_json::to_vec(call).map_err(DaemonError::Malformed)?;
@@ -78,6 +89,14 @@ pub(super) fn call(socket: &Path, call: &Call) -> Result<Replies, DaemonError> {
         from: BufReader::new(stream),
         over: false,
     })
+}
+
+/// What the daemon left behind when it refused to run.
+fn refused(state: &Path) -> Option<String> {
+    let mut text = String::new();
+    let file = File::open(state.join(REFUSED)).ok()?;
+    file.take(MAX_REFUSAL).read_to_string(&mut text).ok()?;
+    Some(safe(text.trim())).filter(|text| !text.is_empty())
 }
 
 /// The one reply of a call that has one.

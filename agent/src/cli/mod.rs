@@ -1,10 +1,12 @@
 //! The command line, `syshold`: one enum of verbs, a file for each.
 mod approvals;
+mod break_glass;
 mod daemon;
 mod doctor;
 mod enrol;
 mod failure;
 mod holds;
+mod ledger;
 mod people;
 mod policy;
 mod reload;
@@ -12,6 +14,7 @@ mod run;
 mod selftest;
 mod show;
 mod status;
+mod why;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -47,6 +50,10 @@ enum Verb {
     Holds(holds::HoldsArgs),
     /// List and answer what agents ask for, at the gateway
     Approvals(approvals::ApprovalsArgs),
+    /// Let an agent through for minutes by an order of two people with offline keys
+    BreakGlass(break_glass::BreakGlassArgs),
+    /// Say why something of yours was denied, and what to do now; for agents, too
+    Why(why::WhyArgs),
     /// Check and explain a policy file
     Policy(policy::PolicyArgs),
     /// Read and prove the ledger
@@ -77,8 +84,10 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(socket, &args),
         Verb::Holds(args) => holds::run(socket, &args),
         Verb::Approvals(args) => approvals::run(socket, args),
+        Verb::BreakGlass(args) => break_glass::run(socket, args),
+        Verb::Why(args) => why::run(&args),
         Verb::Policy(args) => Ok(policy::run(args)),
-        Verb::Ledger(args) => Ok(syshold_ledger::cli::run(&args)),
+        Verb::Ledger(args) => ledger::run(socket, &args),
         Verb::Enrol(args) => enrol::run(args),
         Verb::Reload(args) => reload::run(socket, &args),
         Verb::Doctor(args) => doctor::run(socket, &args),

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use syshold_protocol::decision::Scope;
+use syshold_protocol::decision::{Assurance, Scope};
 
 use self::explain::{Explain, ExplainError, answers};
 use super::failure::Output;
@@ -257,8 +257,13 @@ fn describe(terms: &Terms) -> String {
         Some(group) => format!(" of {group}"),
         None => String::new(),
     };
+    let sure = match terms.assurance {
+        Assurance::Chat => String::new(),
+        Assurance::Passkey => ", each with their own passkey".to_owned(),
+        other => format!(", by {other} or better"),
+    };
     format!(
-        "{people}{group}; {}; held {}",
+        "{people}{group}{sure}; {}; held {}",
         scopes.join(", "),
         show::span(terms.hold)
     )
@@ -326,6 +331,7 @@ fn as_json(policy: &Policy, file: &Path) -> Value {
             "on_unreachable": word(failure.on_unreachable),
             "on_daemon_loss": word(failure.on_daemon_loss),
         },
+        "approvers": policy.passkeys().iter().map(|(subject, pin)| json!({ "subject": subject, "passkey": pin })).collect::<Vec<_>>(),
         "warnings": policy.warnings(),
     })
 }
@@ -335,6 +341,7 @@ fn terms_json(terms: &Terms) -> Value {
         "approvers": terms.approvers,
         "scopes": terms.scopes,
         "quorum": terms.quorum,
+        "assurance": terms.assurance,
         "hold_s": terms.hold.as_secs(),
         "on_timeout": word(terms.on_timeout),
         "on_unreachable": word(terms.on_unreachable),

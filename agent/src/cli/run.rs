@@ -16,6 +16,7 @@ use super::Outcome;
 use super::daemon::{DaemonError, call_once};
 use super::failure::{Exit, Failure};
 use crate::control::{Call, Reply};
+use crate::driver::why::FOLDER;
 use crate::enrich::parse;
 
 /// For systemd to move this process after it has agreed to.
@@ -64,13 +65,18 @@ pub(super) fn run(socket: &Path, args: RunArgs) -> Outcome {
         // Without one, threads wait below the present cgroup: `syshold status` says how.
         enter_scope(&args.agent);
     }
+    let why = Path::new(FOLDER).join(&args.agent);
     match call_once(socket, &Call::Govern { agent: args.agent }).map_err(RunError::from)? {
         Reply::Governed { .. } => {}
         _ => return Err(RunError::from(DaemonError::Other).into()),
     }
     let mut words = args.command.into_iter();
     let command = words.next().unwrap_or_default();
-    let source = Command::new(&command).args(words).exec();
+    let source = Command::new(&command)
+        .args(words)
+        // Where it finds out why something failed, and what to do instead.
+        .env("SYSHOLD_WHY", why)
+        .exec();
     Err(RunError::Exec { command, source }.into())
 }
 

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use nix::unistd::User as Account;
 use serde::Serialize;
-use syshold_bypass::catalogue::{self, Attack, ELSEWHERE, Expect};
+use syshold_bypass::catalogue::{self, Attack, ELSEWHERE};
 use syshold_bypass::ground::{Daemon, Ground, User};
 use syshold_bypass::judge::{Seen, Tried, Verdict, judge};
 use syshold_bypass::pass::Pass;
@@ -24,8 +24,8 @@ use crate::park::CGROUP_ROOT;
 
 /// An attack that takes longer is ended: a hold here is answered at once.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the daemon has seen is told beside what it does: not always before.
-const TELLS: Duration = Duration::from_secs(2);
+/// For what the daemon has seen of an attack.
+const TELLS: Duration = Duration::from_secs(20);
 /// Who attacks without being root, when nobody is named and nobody used sudo.
 const NOBODY: &str = "nobody";
 
@@ -129,9 +129,16 @@ fn account(named: Option<&str>) -> Result<Account, SelftestError> {
 /// The scratch agent is there for as long as this is.
 struct Session<'a> {
     socket: &'a Path,
-    seen: Receiver<control::Seen>,
+    seen: Receiver<Heard>,
     /// What governed processes may do with DNS, in the daemon's words.
     dns: String,
+}
+
+/// What the daemon tells.
+enum Heard {
+    Seen(control::Seen),
+    /// That was all of it, up to where it was asked.
+    Mark,
 }
 
 type Results = BTreeMap<&'static str, (Tried, Vec<Seen>)>;
@@ -213,10 +220,10 @@ impl<'a> Session<'a> {
                 Some(pass) => pass,
                 None => self.attacker(ground, user, governed)?,
             };
-            while self.seen.try_recv().is_ok() {}
+            let begin = now_ms();
             match pass.attack(ground, attack, PATIENCE) {
                 Ok(tried) => {
-                    let seen = self.seen_of(attack.expect, governed);
+                    let seen = self.seen_since(begin)?;
                     results.insert(attack.id, (tried, seen));
                     running = Some(pass);
                 }
@@ -245,47 +252,53 @@ impl<'a> Session<'a> {
         Ok(pass)
     }
 
-    /// What the daemon has seen of the attack that is just over.
-    fn seen_of(&self, expect: Expect, governed: bool) -> Vec<Seen> {
-        let mut seen: Vec<Seen> = Vec::new();
-        let hold = |seen: &[Seen]| seen.iter().any(|one| one.hold.is_some());
-        let wanted = governed && matches!(expect, Expect::Held | Expect::Approved);
-        let until = Instant::now() + TELLS;
+    /// What the daemon has seen of the attack that is just over. What was held before it began is
+    /// left over from another.
+    fn seen_since(&self, begin: u64) -> Result<Vec<Seen>, SelftestError> {
+        call_once(self.socket, &Call::SelftestMark)?;
+        let mut seen = Vec::new();
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let wait = if wanted && !hold(&seen) {
-                left
-            } else {
-                Duration::ZERO
-            };
-            match self.seen.recv_timeout(wait) {
-                Ok(one) => seen.push(Seen {
-                    pid: one.pid,
-                    hold: one.hold,
-                    allowed: one.verdict == "allow",
-                    action: one.action,
-                    object: one.object,
-                    cause: one.cause,
-                }),
-                Err(_) => return seen,
+            match self.seen.recv_timeout(TELLS) {
+                Ok(Heard::Mark) => return Ok(seen),
+                Ok(Heard::Seen(one)) if one.held_at.is_none_or(|at| at >= begin) => {
+                    seen.push(Seen {
+                        pid: one.pid,
+                        hold: one.hold,
+                        allowed: one.verdict == "allow",
+                        action: one.action,
+                        object: one.object,
+                        cause: one.cause,
+                    });
+                }
+                Ok(Heard::Seen(_)) => {}
+                Err(_) => return Err(DaemonError::Other.into()),
             }
         }
     }
 }
 
+/// CLOCK_MONOTONIC milliseconds, as the daemon counts.
+fn now_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| {
+        let (seconds, nanos) = (now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs());
+        seconds * 1000 + nanos / 1_000_000
+    })
+}
+
 /// Reads what the daemon tells, on a thread of its own, until it tells no more.
-fn listen(replies: Replies) -> Receiver<control::Seen> {
+fn listen(replies: Replies) -> Receiver<Heard> {
     let (to, seen) = mpsc::channel();
     std::thread::spawn(move || {
         for reply in replies {
-            match reply {
-                Ok(Reply::Seen(one)) => {
-                    if to.send(one).is_err() {
-                        return;
-                    }
-                }
-                Ok(_) => {}
+            let heard = match reply {
+                Ok(Reply::Seen(one)) => Heard::Seen(one),
+                Ok(Reply::Marked) => Heard::Mark,
+                Ok(_) => continue,
                 Err(_) => return,
+            };
+            if to.send(heard).is_err() {
+                return;
             }
         }
     });

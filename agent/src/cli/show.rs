@@ -35,16 +35,25 @@ pub(super) fn safe(text: &str) -> String {
     out
 }
 
-/// Cut in the middle, where the least telling part of a path is.
+/// Cut in the middle, where the least telling part is, and how much: `/srv/… 12 more …/name`.
 pub(super) fn cut(text: &str, most: usize) -> String {
     let chars: Vec<char> = text.chars().collect();
     if chars.len() <= most || most < 3 {
         return text.to_owned();
     }
-    let head = (most - 1) / 2;
-    let tail = most - 1 - head;
+    // `… N more …` is N's digits and nine characters more.
+    let wide =
+        (1..20).find(|digits| (chars.len() - most + digits + 9).to_string().len() <= *digits);
+    let (kept, mark) = match wide.map(|digits| digits + 9) {
+        Some(wide) if wide <= most / 2 => {
+            let kept = most - wide;
+            (kept, format!("… {} more …", chars.len() - kept))
+        }
+        _ => (most - 1, "…".to_owned()),
+    };
+    let (head, tail) = (kept / 2, kept - kept / 2);
     let mut out: String = chars.iter().take(head).collect();
-    out.push('…');
+    out.push_str(&mark);
     out.extend(chars.iter().skip(chars.len() - tail));
     out
 }
@@ -125,6 +134,20 @@ mod tests {
         assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
     }
 
+    #[test]
+    fn what_is_cut_is_counted() {
+        let text = format!("run {} --all", "x".repeat(200));
+        let cut = cut(&text, 40);
+        assert!(
+            cut.starts_with("run x") && cut.ends_with("x --all"),
+            "{cut}"
+        );
+        assert!(
+            cut.contains("… 182 more …") && cut.chars().count() == 40,
+            "{cut}"
+        );
+    }
+
     proptest! {
         #[test]
         fn safe_text_holds_no_control_or_format_character(text in "\\PC*|.*") {
@@ -137,6 +160,7 @@ mod tests {
             let cut = cut(&text, most);
             prop_assert!(cut.chars().count() <= most);
             prop_assert!(text.chars().count() > most || cut == text);
+            prop_assert!(text.chars().last() == cut.chars().last(), "the end is always there");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::Outcome;
 use super::daemon::{DaemonError, call_once};
 use super::failure::Exit;
 use super::show::{self, BAD, FAINT, GOOD, NOTE, STRONG, ago, safe, styled};
-use crate::control::{Call, Gateway, Reply, Status};
+use crate::control::{Call, Gateway, Ledger, Reply, Status};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -53,6 +53,17 @@ pub(super) fn problems(status: &Status) -> Vec<String> {
         problems.push(format!(
             "the ledger cannot be written, so held calls are denied: {}",
             safe(why)
+        ));
+    }
+    if let Some(trouble) = status
+        .ledger
+        .witness
+        .as_ref()
+        .and_then(|witness| witness.trouble.as_deref())
+    {
+        problems.push(format!(
+            "the newest leaves of the ledger were not witnessed: {}",
+            safe(trouble)
         ));
     }
     match &status.gateway {
@@ -125,9 +136,10 @@ fn page(status: &Status) -> String {
     line(
         "ledger",
         format!(
-            "{}, {} leaves",
+            "{}, {} leaves, {}",
             safe(&status.ledger.path.to_string_lossy()),
-            status.ledger.leaves
+            status.ledger.leaves,
+            witnessed(&status.ledger)
         ),
     );
     line(
@@ -177,6 +189,16 @@ fn kernel(status: &Status) -> String {
         safe(&status.kernel.release),
         hooks.len()
     )
+}
+
+fn witnessed(ledger: &Ledger) -> String {
+    match &ledger.witness {
+        None => "not witnessed".to_owned(),
+        Some(witness) => match witness.cosigned {
+            Some((size, at)) => format!("{size} witnessed {}", ago(at)),
+            None => "none witnessed yet".to_owned(),
+        },
+    }
 }
 
 fn gateway(status: &Status) -> String {

@@ -10,9 +10,11 @@ mod words;
 pub use door::{Answers, Asked, Door, Error, Peer, listen};
 pub use words::{
     Agent, Call, Canary, Counts, Gateway, Hold, Hook, Kernel, Lack, Ledger, Over, Parking, Policy,
-    Refusal, Refused, Reply, Seen, Selftest, SelftestReport, State, Status,
+    Refusal, Refused, Reply, Seen, Selftest, SelftestReport, State, Status, Witness,
 };
 
 pub const SOCKET: &str = "/run/syshold/control.sock";
+/// In the state folder: why the daemon refused to start, or to go on.
+pub const REFUSED: &str = "refused";
 /// Members may call; without this group only root may.
 pub const GROUP: &str = "syshold";

@@ -21,6 +21,17 @@ pub enum Call {
     },
     /// Read the policy file again.
     Reload,
+    /// Let an agent through by an order that two people signed with offline keys: its DSSE
+    /// envelope. Root only.
+    BreakGlass {
+        order: String,
+    },
+    /// Every order is over. Root only.
+    BreakGlassEnd,
+    /// Change what may be changed of the ledger: root only. Or note that something leaves it.
+    Ledger {
+        work: syshold_ledger::cli::Work,
+    },
     /// Has the scratch agent of the self-test there while the connection lasts, with its protected
     /// folders; tells what is seen of it. Root only, and one at a time.
     Selftest {
@@ -31,6 +42,8 @@ pub enum Call {
     SelftestGovern {
         pid: u32,
     },
+    /// Whoever began the self-test is told [`Reply::Marked`], behind all that was seen so far.
+    SelftestMark,
     /// What came of it, for the ledger.
     SelftestOver {
         report: SelftestReport,
@@ -57,8 +70,14 @@ pub enum Reply {
     Selftest(Selftest),
     /// A decision about a hold of the scratch agent is in the ledger, or the kernel denied.
     Seen(Seen),
+    /// All that was seen before this was asked for has been told.
+    Marked,
     /// Done.
     Noted,
+    /// What was done, for people.
+    Done {
+        text: String,
+    },
     /// Nothing follows. Written by the door.
     End,
 }
@@ -183,6 +202,19 @@ pub struct Ledger {
     pub leaves: u64,
     pub ok: bool,
     pub problem: Option<String>,
+    /// How it stands before the gateway, its witness; None: this host is not enrolled.
+    #[serde(default)]
+    pub witness: Option<Witness>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witness {
+    /// The ledger was compared with what the gateway saw of it, since the daemon started.
+    pub compared: bool,
+    /// Leaves below this one were cosigned, at that time.
+    pub cosigned: Option<(u64, Timestamp)>,
+    /// Why the newest ones are not; it is tried again.
+    pub trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +277,8 @@ pub struct Seen {
     pub pid: u32,
     /// None: denied by the kernel side alone.
     pub hold: Option<u64>,
+    /// Since when, CLOCK_MONOTONIC milliseconds.
+    pub held_at: Option<u64>,
     /// `allow` or `deny`.
     pub verdict: String,
     pub action: String,

@@ -2,11 +2,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use syshold_abi::hook;
 use syshold_ledger::{Draft, Health};
 use syshold_protocol::accept::DenyCause;
-use syshold_protocol::decision::Assurance;
 use syshold_protocol::ids::RequestId;
-use syshold_protocol::{Digest, Outstanding, Ruling, accept};
+use syshold_protocol::{Digest, Outstanding, Ruling, accept, canonical};
 
 use super::{Driver, Input, Open, compose, now, wall};
 use crate::approver::client;
@@ -169,7 +169,8 @@ impl Driver {
             quorum: composed.quorum,
             owner: composed.agent.owner.clone(),
             launched_by: composed.agent.launched_by.clone(),
-            assurance: Assurance::Chat,
+            assurance: ask.terms.assurance,
+            passkeys: self.policy.passkeys().to_vec(),
             request: composed,
         };
         let open = Box::new(Open {
@@ -238,6 +239,8 @@ impl Driver {
         };
         let used = &self.used.0;
         let keys = &approver.gateway().gateway_keys;
+        let asked = &open.outstanding.request;
+        let payload = canonical::to_vec(asked).ok();
         let accepted = match accept(envelope, &open.outstanding, keys, wall(), &|id| {
             used.contains(id)
         }) {
@@ -266,10 +269,13 @@ impl Driver {
             approver.done(request);
             self.open.remove(&request);
         }
+        let approvers = accepted.decision.approvers;
+        let signed = approvers.iter().any(|approver| approver.proof.is_some());
         let approval = Arc::new(Approval {
             decision_id,
-            approvers: accepted.decision.approvers,
+            approvers,
             envelope: envelope.to_vec(),
+            request: payload.filter(|_| signed),
         });
         self.gate_step(gate::Input::Answered {
             request,
@@ -277,7 +283,7 @@ impl Driver {
         });
     }
 
-    fn remember_used(&mut self, id: syshold_protocol::ids::DecisionId) {
+    pub(super) fn remember_used(&mut self, id: syshold_protocol::ids::DecisionId) {
         let (set, order) = &mut self.used;
         if set.insert(id) {
             order.push_back(id);
@@ -297,6 +303,7 @@ impl Driver {
             return self.gate_step(gate::Input::RecordFailed { hold });
         };
         let draft = compose::decision_leaf(hold, fact, decision, &self.policy);
+        self.why.decided(hold, fact, decision);
         if let Some(fact) = self.facts.get_mut(&hold) {
             fact.leave = Some(super::Leave::of(decision));
         }
@@ -304,7 +311,7 @@ impl Driver {
     }
 
     /// Queues a draft; `then` says what its commit means.
-    fn commit(
+    pub(super) fn commit(
         &self,
         draft: Draft,
         then: impl FnOnce(Result<(), String>) -> Input + Send + 'static,
@@ -337,8 +344,17 @@ impl Driver {
         }
         let (tid, tgid) = (fact.tid, fact.tgid);
         self.kernel.settle(tid, fact.request.classes);
+        if verdict == Verdict::Allow
+            && fact.hook == hook::BPRM_CHECK
+            && let Err(error) = self.kernel.bind(tid, fact.request.exec.as_deref())
+        {
+            tracing::error!(%error, tid, "the arguments of an approved exec could not be stored: it will be denied");
+        }
         self.tell_selftest(id, verdict);
         self.kernel.publish(tid, id, verdict);
+        if let Some(fact) = self.facts.get(&id) {
+            self.why.released(id, fact, verdict);
+        }
         self.wake(tid, tgid, id, verdict);
     }
 
@@ -368,6 +384,7 @@ impl Driver {
         outcome: Outcome,
         held: std::time::Duration,
     ) {
+        self.why.forget(hold);
         let Some(fact) = self.facts.remove(&hold) else {
             return;
         };

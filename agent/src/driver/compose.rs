@@ -4,8 +4,7 @@ mod leaves;
 use std::time::Duration;
 
 use syshold_protocol::VERSION;
-use syshold_protocol::decision::Scope;
-use syshold_protocol::display::lossless;
+use syshold_protocol::decision::{Assurance, Scope};
 use syshold_protocol::ids::{BootId, HostId, Nonce, Subject, UnixMs, Wide};
 use syshold_protocol::request::{
     self as protocol, ActionKind, ActionObject, Data, PolicyRef, Risk,
@@ -13,14 +12,17 @@ use syshold_protocol::request::{
 use uuid::Uuid;
 
 pub(super) use self::leaves::{
-    decision_leaf, grant_leaf, outcome_leaf, outcome_report, policy_leaf, refusal_leaf,
-    request_leaf, unreachable_leaf,
+    break_glass_leaf, decision_leaf, grant_leaf, outcome_leaf, outcome_report, policy_leaf,
+    refusal_leaf, request_leaf, revoke_leaves, start_leaf, unreachable_leaf,
 };
 use super::Fact;
-use crate::enrich::Described;
+use crate::enrich::{Described, shorten};
 use crate::gate::Ask;
 use crate::policy::Policy;
 use crate::request::{Action, Actions, Exec, Object};
+
+/// Bytes of what would be run, as JSON: all of a request has to fit into one envelope.
+const MOST_EXEC: usize = 16 * 1024;
 
 /// Everything a request is made of.
 pub(super) struct Asked<'a> {
@@ -91,6 +93,7 @@ pub(super) fn request(asked: &Asked<'_>) -> protocol::Request {
         allowed_scopes: ask.terms.scopes.clone(),
         max_ttl_s: longest(&ask.terms.scopes),
         quorum: ask.terms.quorum,
+        assurance: (ask.terms.assurance > Assurance::Chat).then_some(ask.terms.assurance),
         coalesce_key: format!(
             "{}|{}|{}{}",
             fact.agent,
@@ -153,19 +156,9 @@ fn object(fact: &Fact) -> ActionObject {
 
 /// What would be run, short enough for a request.
 fn exec(exec: &Exec) -> protocol::Exec {
-    const MOST: usize = 4096;
-    let (mut argv, mut left) = (Vec::new(), MOST);
-    for argument in exec.argv.iter().take(protocol::MAX_ITEMS) {
-        let shown = argument.get(..left).unwrap_or(argument);
-        argv.push(lossless(shown));
-        left -= shown.len();
-        if left == 0 {
-            break;
-        }
-    }
-    let bytes: usize = exec.argv.iter().map(Vec::len).sum();
+    let (argv, all) = shorten::arguments(&exec.argv, MOST_EXEC, protocol::MAX_ITEMS);
     protocol::Exec {
-        whole: exec.whole && argv.len() == exec.argv.len() && bytes <= MOST,
+        whole: exec.whole && all,
         argv,
         argv_sha256: exec.argv_sha256,
         sha256: exec.sha256,
@@ -230,15 +223,14 @@ mod tests {
         };
         let short = run(&["kubectl", "get", ""]);
         assert_eq!((short.argv.len(), short.whole), (3, true));
-        let long = "x".repeat(5000);
+        let long = "x".repeat(50_000);
         let cut = run(&["a", &long, "b"]);
-        assert_eq!(
-            (cut.argv.len(), cut.argv[1].len(), cut.whole),
-            (2, 4095, false)
-        );
+        assert_eq!((cut.argv.len(), cut.whole), (3, false));
+        assert_eq!(cut.argv[2], "b");
+        assert!(cut.argv[1].len() < MOST_EXEC + 60 && cut.argv[1].contains("not shown"));
         let many = run(&["y"; 300]);
-        assert_eq!((many.argv.len(), many.whole), (protocol::MAX_ITEMS, false));
-        let fits = run(&[&long[..4096]]);
+        assert!(many.argv.len() <= protocol::MAX_ITEMS && !many.whole);
+        let fits = run(&[&long[..MOST_EXEC - 3]]);
         assert!(fits.whole);
     }
 

@@ -8,7 +8,7 @@ use syshold_protocol::request as protocol;
 
 use super::readings::{Read, Tree};
 use super::{Driver, Fact, Input, Leave, wall};
-use crate::enrich::Program;
+use crate::enrich::{Call, Program};
 use crate::gate::{self, Gone, Hold, Now, Process, Verdict};
 use crate::kernel;
 use crate::policy::Kind;
@@ -134,7 +134,8 @@ impl Driver {
         // A program that no rule names is not looked at: nobody asks what it is given.
         let data = self.policy.classes_of(|class| class.kind != Kind::Programs);
         let runs = request.actions.iter().any(|action| action == Action::Exec);
-        let looking = runs && request.classes.0 & !data.0 != 0;
+        let is_file = matches!(request.object, Object::File { .. });
+        let looking = runs && is_file && request.classes.0 & !data.0 != 0;
         Fact {
             tid: pending.tid,
             tgid: pending.tgid,
@@ -147,6 +148,7 @@ impl Driver {
                 .trim_end_matches('\0')
                 .to_owned(),
             syscall: pending.syscall,
+            argv: pending.argv,
             hook: pending.hook,
             class_names: class_names.map(str::to_owned).collect(),
             host,
@@ -173,6 +175,7 @@ impl Driver {
             dev,
             ino,
             path: path.clone(),
+            call: Call::of(fact.syscall, fact.argv),
         };
         let (tid, tgid) = (fact.tid, fact.tgid);
         let enricher = Arc::clone(&self.enricher);

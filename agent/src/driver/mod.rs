@@ -14,6 +14,7 @@
 mod act;
 mod adopt;
 mod aside;
+mod break_glass;
 mod compose;
 mod hold;
 mod readings;
@@ -21,7 +22,9 @@ mod reload;
 mod report;
 mod selftest;
 mod signals;
+pub mod upkeep;
 mod watch;
+pub(crate) mod why;
 mod words;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -40,6 +43,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use uuid::Uuid;
 
+use crate::anchor::Anchor;
 use crate::approver::client::{self, Approver};
 use crate::canary::Canary;
 use crate::control::{self, Asked};
@@ -54,9 +58,14 @@ use crate::request::{AgentId, HoldId};
 use crate::rules::BuiltIn;
 
 pub use self::adopt::unanswered;
+pub use self::reload::{enforce_alone, resolvers};
 
 /// Between two heartbeats and canary rounds.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the start waits for the witness's word; without it, it is asked for later.
+const WITNESS: Duration = Duration::from_secs(10);
+/// How long the stop waits for the last cosignature.
+const LAST: Duration = Duration::from_secs(2);
 /// Inputs that tasks may have under way; beyond that they wait, not the loop.
 const BACKLOG: usize = 65_536;
 /// Decision ids remembered against replay. A decision is bound to an outstanding request too.
@@ -78,6 +87,8 @@ enum Input {
     RequestRecorded(Box<Open>, Result<(), String>),
     /// The decision leaf of a hold is durable, or is not.
     Recorded(HoldId, Result<(), String>),
+    /// The leaf of a break-glass order is durable, or is not.
+    Ordered(Box<break_glass::Breaking>, Result<(), String>),
     /// A process with a held thread was sent a signal a moment ago.
     LookAgain(u32),
     /// The canary has done what every hook guards.
@@ -100,6 +111,8 @@ struct Fact {
     held_at: Now,
     comm: String,
     syscall: u32,
+    /// As in [`syshold_abi::Pending`].
+    argv: u64,
     hook: u32,
     class_names: Vec<String>,
     host: Option<String>,
@@ -125,11 +138,14 @@ struct Leave {
 #[derive(Debug)]
 pub struct Parts {
     pub kernel: Kernel,
+    /// What [`enforce_alone()`] put in force.
+    pub governing: Governing,
     pub parking: Parking,
     pub ledger: Ledger,
     pub policy: Policy,
     pub policy_path: PathBuf,
     pub approver: Option<Approver>,
+    pub anchor: Option<Anchor>,
     pub from_gateway: mpsc::Receiver<client::Event>,
     pub calls: mpsc::Receiver<Asked>,
     pub builtin: BuiltIn,
@@ -145,6 +161,9 @@ pub enum DriverError {
     Signals(io::Error),
     #[error("the ledger cannot record that the daemon started: {0}; nothing may be released")]
     Ledger(String),
+    /// Leaves that the witness saw are gone, or others.
+    #[error("{0}")]
+    Witness(String),
 }
 
 /// The state of the whole daemon.
@@ -154,6 +173,7 @@ pub struct Driver {
     gate: Gate,
     ledger: Ledger,
     approver: Option<Approver>,
+    anchor: Option<Anchor>,
     governing: Governing,
     policy: Policy,
     policy_path: PathBuf,
@@ -171,6 +191,7 @@ pub struct Driver {
     denials: watch::Denials,
     soon: aside::Soon,
     readings: readings::Readings,
+    why: why::Why,
     followers: Vec<control::Answers>,
     canary: Canary,
     selftest: Option<selftest::Selftest>,
@@ -205,7 +226,8 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
         parking: parts.parking,
         ledger: parts.ledger,
         approver: parts.approver,
-        governing: Governing::default(),
+        anchor: parts.anchor,
+        governing: parts.governing,
         policy: parts.policy,
         policy_path: parts.policy_path,
         policy_loaded: jiff::Timestamp::now(),
@@ -222,6 +244,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
         denials: watch::Denials::default(),
         soon: aside::Soon::default(),
         readings: readings::Readings::default(),
+        why: why::Why::below(why::FOLDER),
         followers: Vec::new(),
         canary: Canary::default(),
         selftest: None,
@@ -257,11 +280,19 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
             _ = tick.tick() => driver.tick(),
             () = wait_until(deadline) => driver.gate_step(gate::Input::Tick),
             () = wait_until(outcomes) => driver.record_outcomes(),
+            alarm = alarmed(driver.anchor.as_mut()) => return Err(DriverError::Witness(alarm)),
             what = stop.next() => match what {
                 Stop::Reload => driver.reload_by_signal(),
                 Stop::Stop => return driver.end().await,
             },
         }
+    }
+}
+
+async fn alarmed(anchor: Option<&mut Anchor>) -> String {
+    match anchor {
+        Some(anchor) => anchor.alarm().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -321,15 +352,20 @@ fn wall() -> UnixMs {
 impl Driver {
     /// Enforcement goes live, then what an earlier daemon left is taken up.
     async fn begin(&mut self) -> Result<(), DriverError> {
-        self.kernel.introduce_daemon()?;
-        self.learn_resolvers();
-        self.put_in_force()?;
         self.kernel.beat(nanos(monotonic()))?;
-        self.governing.seed(&mut self.kernel, &self.policy);
         // Again: whoever was born between the first look and the programs going live.
         self.governing.seed(&mut self.kernel, &self.policy);
+        if let Some(anchor) = &mut self.anchor {
+            let mut compared = std::pin::pin!(anchor.compared(WITNESS));
+            loop {
+                tokio::select! {
+                    done = &mut compared => break done.map_err(DriverError::Witness)?,
+                    () = tokio::time::sleep(TICK) => self.kernel.beat(nanos(monotonic()))?,
+                }
+            }
+        }
         for draft in [
-            Draft::new(Kind::Start).field("version", env!("CARGO_PKG_VERSION")),
+            compose::start_leaf(self.approver.as_ref().map(Approver::gateway)),
             compose::policy_leaf(&self.policy, &self.policy_path),
         ] {
             let committed = self.ledger.append(draft).await;
@@ -350,6 +386,9 @@ impl Driver {
         if let Err(error) = self.ledger.append(draft).await {
             tracing::error!(%error, "the ledger could not record the stop");
         }
+        if let Some(anchor) = &mut self.anchor {
+            anchor.last(LAST).await;
+        }
         Ok(())
     }
 
@@ -365,6 +404,7 @@ impl Driver {
                 tracing::error!(hold = hold.0, %error, "a decision could not be recorded: denied");
                 self.gate_step(gate::Input::RecordFailed { hold });
             }
+            Input::Ordered(breaking, result) => self.ordered(*breaking, result),
             Input::LookAgain(tgid) => self.look_for_signals(tgid),
             Input::CanaryOver => self.canary_over(),
         }

@@ -1,11 +1,14 @@
 //! The running policy: into the kernel, out of the file again, and with the addresses of its
 //! names. All or nothing: what does not load changes nothing.
+use std::net::IpAddr;
+
 use super::{Driver, compose};
 use crate::gate;
-use crate::kernel::KernelError;
-use crate::names::{Change, Resolver, parse_resolv_conf};
-use crate::policy::{self, PolicyError};
-use crate::rules::Facts;
+use crate::governing::Governing;
+use crate::kernel::{Kernel, KernelError};
+use crate::names::{Change, Names, Resolver, parse_resolv_conf};
+use crate::policy::{self, Policy, PolicyError};
+use crate::rules::{BuiltIn, Facts};
 
 impl Driver {
     /// The running policy into the kernel: acknowledged only when it is there.
@@ -14,17 +17,7 @@ impl Driver {
             names: &self.names,
             builtin: &self.builtin,
         };
-        let compiled = policy::compile(&self.policy, &facts);
-        if compiled.spilled > 0 {
-            tracing::info!(
-                rules = compiled.spilled,
-                "network rules judged in user space"
-            );
-        }
-        let tables = self
-            .governing
-            .tables(&mut self.kernel, &self.policy, compiled);
-        self.kernel.enforce(&tables)
+        put_in_force(&mut self.kernel, &mut self.governing, &self.policy, facts)
     }
 
     pub(super) fn reload_by_signal(&mut self) {
@@ -69,6 +62,9 @@ impl Driver {
         let leaf = compose::policy_leaf(&self.policy, &self.policy_path)
             .field("old_sha256", &old.digest().to_string());
         self.record_aside(leaf);
+        for leaf in compose::revoke_leaves(self.gate.grants(), "policy_changed") {
+            self.record_aside(leaf);
+        }
         self.watch_names();
         self.gate_step(gate::Input::PolicyChanged);
         Ok(())
@@ -100,13 +96,45 @@ impl Driver {
             tracing::error!(%error, "new addresses could not be put in force; trying again");
         }
     }
+}
 
-    /// The resolvers once at the start, so that DNS works from the first moment.
-    pub(super) fn learn_resolvers(&mut self) {
-        if let Ok(text) = std::fs::read_to_string("/etc/resolv.conf") {
-            self.builtin.resolvers = parse_resolv_conf(&text);
-        }
+/// What the kernel does by itself, before there is a driver: what a rule asks about is denied. So a
+/// start that fails later leaves nobody ungoverned.
+pub fn enforce_alone(
+    kernel: &mut Kernel,
+    policy: &Policy,
+    builtin: &BuiltIn,
+) -> Result<Governing, KernelError> {
+    let mut governing = Governing::default();
+    kernel.introduce_daemon()?;
+    let names = &Names::default();
+    put_in_force(kernel, &mut governing, policy, Facts { names, builtin })?;
+    governing.seed(kernel, policy);
+    Ok(governing)
+}
+
+fn put_in_force(
+    kernel: &mut Kernel,
+    governing: &mut Governing,
+    policy: &Policy,
+    facts: Facts<'_>,
+) -> Result<(), KernelError> {
+    let compiled = policy::compile(policy, &facts);
+    if compiled.spilled > 0 {
+        tracing::info!(
+            rules = compiled.spilled,
+            "network rules judged in user space"
+        );
     }
+    let tables = governing.tables(kernel, policy, compiled);
+    kernel.enforce(&tables)
+}
+
+/// The host's resolvers once at the start, so that DNS works from the first moment.
+#[must_use]
+pub fn resolvers() -> Vec<IpAddr> {
+    std::fs::read_to_string("/etc/resolv.conf")
+        .map_or_else(|_| Vec::new(), |text| parse_resolv_conf(&text))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use nix::sys::utsname::uname;
 use syshold_ledger::Health;
 use syshold_protocol::ids::Subject;
 
-use super::{Driver, monotonic};
+use super::{Driver, monotonic, upkeep};
 use crate::control::{self, Asked, Call, Peer, Refusal, Reply, State};
 use crate::gate::{HoldView, Now, Process};
 use crate::policy::Dns;
@@ -55,8 +55,16 @@ impl Driver {
                 let reply = self.govern(&asked.peer, agent);
                 asked.answer(reply);
             }
-            Call::Selftest { .. } | Call::SelftestGovern { .. } | Call::SelftestOver { .. } => {
-                self.selftest_call(asked);
+            Call::Selftest { .. }
+            | Call::SelftestGovern { .. }
+            | Call::SelftestMark
+            | Call::SelftestOver { .. } => self.selftest_call(asked),
+            Call::BreakGlass { .. } => self.break_glass(asked),
+            Call::BreakGlassEnd => self.end_break_glass(asked),
+            Call::Ledger { work } => {
+                let by = name_of(&asked.peer);
+                let (work, db) = (work.clone(), self.policy.host().ledger.clone());
+                upkeep::answer(asked, work, self.ledger.clone(), db, by);
             }
             Call::Reload => {
                 let reply = if asked.peer.uid != 0 {
@@ -96,10 +104,17 @@ impl Driver {
             return Reply::refused(Refusal::Failed, "the caller is gone");
         };
         let tgid = peer.pid;
+        let who = launcher(peer);
+        if let Some(who) = who.as_ref().filter(|who| self.ordered_by(id, who)) {
+            let text = format!(
+                "{who} signed the break-glass order that is in force for {agent}, so others have to start it; or end it: `syshold break-glass end`"
+            );
+            return Reply::refused(Refusal::Permission, text);
+        }
         if let Err(error) = self.kernel.govern(tgid, start_ns, id) {
             return Reply::refused(Refusal::Failed, error.to_string());
         }
-        if let Some(who) = launcher(peer) {
+        if let Some(who) = who {
             self.launched.insert(Process { tgid, start_ns }, who);
         }
         self.move_to_scope(tgid, agent);
@@ -240,6 +255,14 @@ impl Driver {
                 leaves: self.leaves.load(Ordering::Relaxed),
                 ok: problem.is_none(),
                 problem,
+                witness: self.anchor.as_ref().map(|anchor| {
+                    let standing = anchor.standing();
+                    control::Witness {
+                        compared: standing.compared,
+                        cosigned: standing.cosigned,
+                        trouble: standing.trouble,
+                    }
+                }),
             },
             canary: control::Canary {
                 ok: self.canary.ok(),
@@ -318,6 +341,7 @@ impl Driver {
             let kept = kept.join(", ");
             (!kept.is_empty()).then(|| format!("{} may use, unheld: {kept}", agent.name))
         }))
+        .chain(self.orders_in_force())
         .chain(
             self.governing
                 .missing()
@@ -372,7 +396,7 @@ impl Driver {
 }
 
 /// Monotonic milliseconds as a wall-clock time, for people.
-fn timestamp(at: Now) -> jiff::Timestamp {
+pub(super) fn timestamp(at: Now) -> jiff::Timestamp {
     let now = i64::try_from(monotonic().as_millis()).unwrap_or(i64::MAX);
     let at = i64::try_from(at.0).unwrap_or(i64::MAX);
     let wall = jiff::Timestamp::now().as_millisecond();
@@ -388,6 +412,15 @@ fn launcher(peer: &Peer) -> Option<Subject> {
     let uid = login.unwrap_or(peer.uid);
     let user = nix::unistd::User::from_uid(uid.into()).ok().flatten()?;
     (uid != 0).then(|| user.name.parse().ok()).flatten()
+}
+
+/// The same for the ledger, which names somebody in any case.
+fn name_of(peer: &Peer) -> String {
+    match (launcher(peer), peer.uid) {
+        (Some(who), _) => who.to_string(),
+        (None, 0) => "root".to_owned(),
+        (None, uid) => format!("uid {uid}"),
+    }
 }
 
 /// Whether the caller still runs: its pidfd becomes readable when it ends. Kernels before 6.5

@@ -51,6 +51,15 @@ impl Driver {
                 let reply = self.govern_attacker(*pid);
                 asked.answer(reply);
             }
+            Call::SelftestMark => {
+                let told = self.selftest.as_ref();
+                let reply = if told.is_some_and(|selftest| selftest.caller.send(Reply::Marked)) {
+                    Reply::Noted
+                } else {
+                    Reply::refused(Refusal::Failed, "no self-test is under way")
+                };
+                asked.answer(reply);
+            }
             Call::SelftestOver { report } => {
                 let reply = if self.selftest.is_some() {
                     self.record_aside(leaf(report));
@@ -173,6 +182,7 @@ impl Driver {
         let _ = selftest.caller.send(Reply::Seen(control::Seen {
             pid: fact.tgid,
             hold: Some(id.0),
+            held_at: Some(fact.held_at.0),
             verdict: verdict.name().to_owned(),
             action: fact.request.actions.to_string(),
             object: fact.request.object.label(),
@@ -190,6 +200,7 @@ impl Driver {
         let _ = selftest.caller.send(Reply::Seen(control::Seen {
             pid: event.tgid,
             hold: None,
+            held_at: None,
             verdict: Verdict::Deny.name().to_owned(),
             action: Actions(event.key.actions).to_string(),
             object: kernel::object_of(&event.key, None).label(),

@@ -2,7 +2,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use syshold_abi::{Event, cause};
+use syshold_abi::{Event, cause, hook};
 use syshold_ledger::{Draft, Kind, leaf};
 use tokio::time::Instant;
 
@@ -196,6 +196,14 @@ fn denied_object(event: &Event) -> String {
     match event.cause {
         cause::CAPABILITY => format!("capability {about}"),
         cause::TRACE => format!("process {about}"),
+        // What it is about is in the place of an address.
+        cause::SOCKET_OPTION if event.hook == hook::SOCKET_SETSOCKOPT => {
+            format!("socket option {} of level {about}", event.key.c)
+        }
+        cause::SOCKET_TYPE if event.hook == hook::SOCKET_CREATE => format!(
+            "socket of family {}, type {about}, protocol {}",
+            event.key.a, event.key.c
+        ),
         cause::TERMINAL => format!("ioctl {about:#x}"),
         cause::DEVICE => format!(
             "device {}:{}, {}",

@@ -12,6 +12,7 @@ pub(super) fn hook_name(hook: u32) -> &'static str {
         hook::MMAP_FILE => "mmap_file",
         hook::PATH_MKNOD => "path_mknod",
         hook::TASK_ALLOC => "task_alloc",
+        hook::TASK_FREE => "task_free",
         hook::IO_URING => "io_uring",
         hook::SOCKET_BIND => "socket_bind",
         hook::SOCKET_LISTEN => "socket_listen",

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
-use super::{Error, MAX_PATH, UNKNOWN, parse, path_text};
+use super::{Error, MAX_PATH, UNKNOWN, parse, shorten};
 use crate::park;
 
 /// Longest file of /proc that is read whole.
@@ -60,8 +60,8 @@ impl Dir {
         let own = format!("/{}", park::CHILD);
         match path.strip_suffix(own.as_bytes()) {
             Some(b"") => "/".to_owned(),
-            Some(home) => path_text(home, MAX_PATH),
-            None => path_text(path, MAX_PATH),
+            Some(home) => shorten::path(home, MAX_PATH),
+            None => shorten::path(path, MAX_PATH),
         }
     }
 
@@ -78,7 +78,7 @@ impl Dir {
         openat(
             &self.dir,
             name,
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY,
             Mode::empty(),
         )
         .map(File::from)

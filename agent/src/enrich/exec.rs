@@ -4,27 +4,31 @@
 //! The kernel reads the arguments again when the syscall goes on. So what is read here is right as
 //! long as nobody else writes to that memory: another thread of the process, or a process that
 //! shares it. [`Exec`] is what an approval is for; it does not bind the kernel.
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{major, minor};
 use sha2::{Digest as _, Sha256};
 use syshold_protocol::Digest;
+use syshold_protocol::display::{LEFT_OUT, not_shown};
 use uuid::Uuid;
 
 use super::dir::Dir;
-use super::{Enricher, Error, TURNS};
+use super::{Enricher, Error};
 use crate::request::Exec;
 
 /// Most bytes of arguments, their NULs included; Linux takes 2 MiB and more.
 const MOST_BYTES: usize = 256 * 1024;
 const MOST_ARGUMENTS: usize = 8192;
-/// How long a thread may take to come to rest.
-const REST: Duration = Duration::from_secs(4);
+/// Of a list that is longer, so many at its end are read, and so much of each is kept.
+const LAST: usize = 8;
+const LAST_BYTES: usize = 2048;
+/// Linux takes no longer argument, and no list of more pages.
+const LONGEST: usize = 128 * 1024;
+const MOST_PAGES: usize = 4096;
 const PAGE: u64 = 4096;
 
 /// The program of a held execve, as the kernel knows it.
@@ -34,6 +38,7 @@ pub struct Program {
     pub ino: u64,
     /// As the process sees it.
     pub path: Option<String>,
+    pub call: Option<Call>,
 }
 
 impl Enricher {
@@ -45,24 +50,11 @@ impl Enricher {
         start_ns: u64,
         program: Program,
     ) -> Exec {
-        let this = Arc::clone(self);
-        let turn = Arc::clone(&self.readers).acquire_owned();
-        let Ok(Ok(seat)) = tokio::time::timeout(TURNS * self.patience, turn).await else {
-            return unknown();
-        };
-        let read = tokio::task::spawn_blocking(move || {
-            let exec = this.read_exec(tid, tgid, start_ns, &program);
-            drop(seat);
-            exec
-        });
-        match tokio::time::timeout(self.patience, read).await {
-            Ok(Ok(Ok(exec))) => exec,
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(%error, tid, "what a held thread would run cannot be read");
-                unknown()
-            }
-            Ok(Err(_)) | Err(_) => unknown(),
-        }
+        let read = move |this: &Self| this.read_exec(tid, tgid, start_ns, &program);
+        self.read_soon(tgid, read).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, tid, "what a held thread would run cannot be read");
+            unknown()
+        })
     }
 
     fn read_exec(
@@ -74,7 +66,7 @@ impl Enricher {
     ) -> Result<Exec, Error> {
         let process = self.open(tgid, start_ns)?;
         let thread = Dir::open_at(&process.dir, &format!("task/{tid}"), tgid)?;
-        let mut exec = match arguments(&thread) {
+        let mut exec = match arguments(&thread, program.call) {
             Ok((argv, true)) => Exec {
                 argv_sha256: digest_of(&argv),
                 argv,
@@ -88,24 +80,31 @@ impl Enricher {
                 unknown()
             }
         };
-        exec.sha256 = self.digest_of_program(&process, program);
+        exec.sha256 = self
+            .digest_of_program(&process, program)
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, tid, "the program of a held execve cannot be read");
+                None
+            });
         process.stat()?;
         Ok(exec)
     }
 
     /// The file that the path means to the process, if it is the one the kernel holds.
-    fn digest_of_program(&self, process: &Dir, program: &Program) -> Option<Digest> {
-        let path = program.path.as_deref()?;
-        let root = process.sub("root").ok()?;
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let file = File::from(openat2(root, path, how).ok()?);
-        let meta = file.metadata().ok()?;
+    fn digest_of_program(&self, process: &Dir, program: &Program) -> io::Result<Option<Digest>> {
+        let Some(path) = &program.path else {
+            return Ok(None);
+        };
+        // systemd keeps openat2 from us (RestrictSUIDSGID=). A link on the way may lead out of the
+        // process's root: then it is another file, or the same one.
+        let file = process.file(&format!("root/{path}"))?;
+        let meta = file.metadata()?;
         // The kernel's own device number is not st_dev's encoding.
         let dev = major(meta.dev()) << 20 | minor(meta.dev());
-        let same = dev == u64::from(program.dev) && meta.ino() == program.ino;
-        self.digests.of(file).ok().flatten().filter(|_| same)
+        if dev != u64::from(program.dev) || meta.ino() != program.ino {
+            return Ok(None);
+        }
+        self.digests.of(file)
     }
 }
 
@@ -129,8 +128,8 @@ fn digest_of(argv: &[Vec<u8>]) -> Digest {
 }
 
 /// The arguments at execve's pointers, and whether they are all.
-fn arguments(thread: &Dir) -> io::Result<(Vec<Vec<u8>>, bool)> {
-    let call = syscall_of(thread)?;
+fn arguments(thread: &Dir, call: Option<Call>) -> io::Result<(Vec<Vec<u8>>, bool)> {
+    let call = call.ok_or_else(|| io::Error::other("it is not in execve"))?;
     let memory = thread.file("mem").map_err(io::Error::from)?;
     let mut argv = Vec::new();
     let mut left = MOST_BYTES;
@@ -146,12 +145,60 @@ fn arguments(thread: &Dir) -> io::Result<(Vec<Vec<u8>>, bool)> {
         let (argument, whole) = text_at(&memory, pointer, left)?;
         left = left.saturating_sub(argument.len() + 1);
         argv.push(argument);
+        at += call.word as u64;
         if !whole || left == 0 || argv.len() == MOST_ARGUMENTS {
+            if let (false, Some(last)) = (whole, argv.last_mut()) {
+                last.extend(format!("… the rest{LEFT_OUT}").bytes());
+            }
+            argv.extend(end_of(&memory, at, call.word)?);
             return Ok((argv, false));
         }
-        at += call.word as u64;
     }
     Ok((argv, true))
+}
+
+/// The end of a list of arguments that goes on at `at`: what is asked is often told there.
+fn end_of(memory: &File, mut at: u64, word: usize) -> io::Result<Vec<Vec<u8>>> {
+    let mut last = VecDeque::with_capacity(LAST + 1);
+    let mut between = 0;
+    let mut page = [0; PAGE as usize];
+    'list: for _ in 0..MOST_PAGES {
+        let rest = (PAGE - at % PAGE) as usize;
+        let got = memory.read_at(&mut page[..rest], at)?;
+        let words = page[..got].chunks_exact(word);
+        if words.len() == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for bytes in words {
+            let mut pointer = [0; 8];
+            pointer[..word].copy_from_slice(bytes);
+            match u64::from_le_bytes(pointer) {
+                0 => break 'list,
+                pointer => last.push_back(pointer),
+            }
+            if last.len() > LAST {
+                last.pop_front();
+                between += 1;
+            }
+            at += word as u64;
+        }
+    }
+    let mut end = Vec::new();
+    if between > 0 {
+        end.push(not_shown(between, "arguments").into_bytes());
+    }
+    for pointer in last {
+        let (mut text, whole) = text_at(memory, pointer, LONGEST)?;
+        if text.len() > LAST_BYTES {
+            let cut = text.len() - LAST_BYTES;
+            text.splice(..cut, not_shown(cut, "bytes").into_bytes());
+        }
+        if !whole {
+            text.extend(format!("… the rest{LEFT_OUT}").bytes());
+        }
+        end.push(text);
+    }
+    Ok(end)
 }
 
 /// Bytes up to a NUL, at most `most`; and whether the NUL was there.
@@ -176,45 +223,26 @@ fn text_at(memory: &File, mut at: u64, most: usize) -> io::Result<(Vec<u8>, bool
     Ok((text, false))
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Call {
-    /// Where the list of arguments is.
+/// Where execve was told its arguments are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
     argv: u64,
     /// Bytes of a pointer.
     word: usize,
 }
 
-/// Waits until the thread rests, then says where its arguments are.
-fn syscall_of(thread: &Dir) -> io::Result<Call> {
-    let until = Instant::now() + REST;
-    loop {
-        let text = thread.read("syscall", 512).map_err(io::Error::from)?;
-        let text = String::from_utf8_lossy(&text.bytes).into_owned();
-        if text.trim() != "running" {
-            return execve(&text)
-                .ok_or_else(|| io::Error::other(format!("it is not in execve: {}", text.trim())));
-        }
-        if Instant::now() > until {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        std::thread::sleep(Duration::from_millis(1));
+impl Call {
+    /// Of the syscall's number and its list of arguments; a call by int 0x80 has pointers of four
+    /// bytes. None: it is no execve.
+    #[must_use]
+    pub fn of(syscall: u32, argv: u64) -> Option<Self> {
+        let word = match syscall {
+            59 | 322 => 8,
+            11 | 358 => 4,
+            _ => return None,
+        };
+        Some(Self { argv, word })
     }
-}
-
-/// `/proc/TID/syscall`: the number, six arguments, stack and program counter. execve's second and
-/// execveat's third argument is the list; of int 0x80 pointers have four bytes.
-fn execve(text: &str) -> Option<Call> {
-    let mut words = text.split_ascii_whitespace();
-    let (place, word) = match words.next()?.parse::<u32>().ok()? {
-        59 => (1, 8),
-        322 => (2, 8),
-        11 => (1, 4),
-        358 => (2, 4),
-        _ => return None,
-    };
-    let argv = words.nth(place)?.strip_prefix("0x")?;
-    let argv = u64::from_str_radix(argv, 16).ok()?;
-    Some(Call { argv, word })
 }
 
 #[cfg(test)]
@@ -224,22 +252,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_found_in_each_kind_of_execve() {
-        let call = |argv, word| Some(Call { argv, word });
-        let table = [
-            ("59 0x1 0x7f00 0x3 0x4 0x5 0x6 0x7 0x8\n", call(0x7f00, 8)),
-            ("322 0x1 0x2 0x7f00 0x4 0x5 0x6 0x7 0x8\n", call(0x7f00, 8)),
-            ("11 0x1 0xff00 0x3 0x4 0x5 0x6 0x7 0x8\n", call(0xff00, 4)),
-            ("358 0x1 0x2 0xff00 0x4 0x5 0x6 0x7 0x8\n", call(0xff00, 4)),
-            ("9 0x1 0x2 0x3 0x4 0x5 0x6 0x7 0x8\n", None),
-            ("-1 0x7ffc 0x7f\n", None),
-            ("59 0x1\n", None),
-            ("59 0x1 7f00 0x3\n", None),
-            ("", None),
-        ];
-        for (text, expected) in table {
-            assert_eq!(execve(text), expected, "{text:?}");
-        }
+    fn a_pointer_is_as_wide_as_the_call() {
+        let word = |nr| Call::of(nr, 0x7f00).map(|call| call.word);
+        assert_eq!([59, 322, 11, 358].map(word), [8, 8, 4, 4].map(Some));
+        assert_eq!(word(9), None);
     }
 
     #[test]
@@ -250,6 +266,35 @@ mod tests {
         assert_eq!(read(20_000), (vec![b'x'; 10_000], true));
         assert_eq!(read(5000), (vec![b'x'; 5000], false));
         assert!(text_at(&memory, 1, 10).is_err());
+    }
+
+    #[test]
+    fn of_a_list_too_long_to_read_the_end_is_read() {
+        let memory = File::open("/proc/self/mem").unwrap();
+        let texts: Vec<_> = (0..5000)
+            .map(|i| CString::new(format!("{i}{}", "y".repeat(i))).unwrap())
+            .collect();
+        let mut pointers: Vec<u64> = texts.iter().map(|text| text.as_ptr() as u64).collect();
+        pointers.push(0);
+        let at = pointers.as_ptr() as u64;
+        let end = end_of(&memory, at, 8).unwrap();
+        let shown: Vec<_> = end
+            .iter()
+            .map(|text| String::from_utf8_lossy(text))
+            .collect();
+        assert_eq!(shown.len(), LAST + 1);
+        assert_eq!(shown[0], "… 4,992 more arguments, not shown …");
+        assert!(
+            shown[8].starts_with("… 2,955 more bytes, not shown …y"),
+            "{}",
+            &shown[8][..60]
+        );
+        // A list that is short enough, and 4 bytes a pointer.
+        assert_eq!(end_of(&memory, at + 8 * 4999, 8).unwrap().len(), 1);
+        assert!(end_of(&memory, at + 8 * 5000, 8).unwrap().is_empty());
+        let none = [0_u32; 2];
+        assert!(end_of(&memory, none.as_ptr() as u64, 4).unwrap().is_empty());
+        assert!(end_of(&memory, 8, 8).is_err());
     }
 
     #[test]
@@ -272,9 +317,15 @@ mod tests {
             dev: u32::try_from(dev).unwrap(),
             ino,
             path: Some(path.to_owned()),
+            call: None,
         };
         let path = file.path().to_str().unwrap();
-        let digest = |program| enricher.digest_of_program(&process, &program);
+        let digest = |program| {
+            enricher
+                .digest_of_program(&process, &program)
+                .ok()
+                .flatten()
+        };
         assert_eq!(
             digest(program(meta.ino(), path)),
             Some(Digest::of(b"program"))

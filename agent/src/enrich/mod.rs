@@ -11,6 +11,7 @@ mod digests;
 mod dir;
 mod exec;
 pub mod parse;
+pub mod shorten;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,16 +20,19 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::{SysconfVar, sysconf};
-use syshold_protocol::display::lossless;
+use syshold_protocol::display::{self, lossless};
 use syshold_protocol::request::MAX_ITEMS;
 use syshold_protocol::{self as protocol, Digest, Wide};
 use tokio::sync::Semaphore;
 
+pub use self::exec::{Call, Program};
 use digests::Digests;
 use dir::{Dir, MAX_FILE};
-pub use exec::Program;
 
-const MAX_ARGV: usize = 4096;
+/// Bytes of arguments that are shown, as JSON.
+const MAX_ARGV: usize = 6 * 1024;
+/// Bytes of arguments that are read, so that their end is seen: what Linux takes by default.
+const MAX_CMDLINE: usize = 2 * 1024 * 1024;
 const MAX_ANCESTORS: usize = 16;
 /// Longest path shown, in bytes: all of a request has to fit into one envelope.
 const MAX_PATH: usize = 1024;
@@ -58,7 +62,7 @@ pub struct Described {
     pub exe: String,
     pub exe_sha256: Option<Digest>,
     pub argv: Vec<String>,
-    /// More arguments than are shown; the last one shown says so too.
+    /// Something of the arguments is left out; what is there says so where it was.
     pub argv_cut: bool,
     pub cwd: String,
     /// The effective user.
@@ -131,20 +135,30 @@ impl Enricher {
         tgid: u32,
         start_ns: u64,
     ) -> Result<Described, Error> {
-        let this = Arc::clone(self);
+        self.read_soon(tgid, move |this| this.describe(tid, tgid, start_ns))
+            .await
+    }
+
+    /// Reads a process on another thread, given up after a while.
+    async fn read_soon<T: Send + 'static>(
+        self: &Arc<Self>,
+        tgid: u32,
+        read: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let slow = Err(Error::Slow { pid: tgid });
         // A turn may take long when many are held at once; that is nobody's fault.
         let turn = Arc::clone(&self.readers).acquire_owned();
         let Ok(Ok(seat)) = tokio::time::timeout(TURNS * self.patience, turn).await else {
             return slow;
         };
-        let read = tokio::task::spawn_blocking(move || {
-            let described = this.describe(tid, tgid, start_ns);
+        let this = Arc::clone(self);
+        let reading = tokio::task::spawn_blocking(move || {
+            let done = read(&this);
             drop(seat);
-            described
+            done
         });
-        match tokio::time::timeout(self.patience, read).await {
-            Ok(Ok(described)) => described,
+        match tokio::time::timeout(self.patience, reading).await {
+            Ok(Ok(done)) => done,
             Ok(Err(_)) | Err(_) => slow,
         }
     }
@@ -165,8 +179,12 @@ impl Enricher {
             .map_err(|e| thread.error("the user", e))?;
         let uid =
             parse::euid(&status.bytes).ok_or_else(|| thread.error("the user", Errno::EINVAL))?;
-        let cmdline = thread.read("cmdline", MAX_ARGV).unwrap_or_default();
-        let argv = parse::argv(&cmdline.bytes, cmdline.cut, MAX_ITEMS - 1);
+        let cmdline = thread.read("cmdline", MAX_CMDLINE).unwrap_or_default();
+        let (mut argv, whole) =
+            shorten::arguments(&parse::argv(&cmdline.bytes), MAX_ARGV, MAX_ITEMS - 1);
+        if cmdline.cut {
+            argv.push(format!("… the rest is longer{}", display::LEFT_OUT));
+        }
         let cgroup = thread.cgroup();
         let loginuid = process
             .read("loginuid", 32)
@@ -179,13 +197,14 @@ impl Enricher {
             tid,
             start_ns,
             comm: lossless(&comm),
-            exe: path_text(&exe, MAX_PATH),
+            exe: shorten::path(&exe, MAX_PATH),
             exe_sha256: self.digest(&thread),
-            argv: shown(&argv),
-            argv_cut: argv.cut,
-            cwd: thread
-                .link("cwd")
-                .map_or_else(|_| UNKNOWN.to_owned(), |path| path_text(&path, MAX_PATH)),
+            argv,
+            argv_cut: cmdline.cut || !whole,
+            cwd: thread.link("cwd").map_or_else(
+                |_| UNKNOWN.to_owned(),
+                |path| shorten::path(&path, MAX_PATH),
+            ),
             uid,
             user: user(uid),
             loginuid,
@@ -224,7 +243,7 @@ impl Enricher {
             process
                 .link(&format!("fd/{fd}"))
                 .ok()
-                .map(|path| path_text(&path, MAX_PATH))
+                .map(|path| shorten::path(&path, MAX_PATH))
         })
     }
 
@@ -279,7 +298,7 @@ impl Enricher {
                 comm: lossless(&stat.comm),
                 exe: parent.link("exe").map_or_else(
                     |_| UNKNOWN.to_owned(),
-                    |path| path_text(&path, MAX_ANCESTOR_PATH),
+                    |path| shorten::path(&path, MAX_ANCESTOR_PATH),
                 ),
             });
             child = stat;
@@ -310,25 +329,6 @@ impl Described {
                     exe: ancestor.exe.clone(),
                 })
                 .collect(),
-        }
-    }
-}
-
-fn shown(argv: &parse::Argv) -> Vec<String> {
-    let mut args: Vec<_> = argv.args.iter().map(|arg| lossless(arg)).collect();
-    if argv.cut {
-        args.push("… (cut)".to_owned());
-    }
-    args
-}
-
-/// A path with its beginning, where the installation is told, and its end, where the name is.
-fn path_text(path: &[u8], most: usize) -> String {
-    match path.len().checked_sub(most) {
-        None | Some(0) => lossless(path),
-        Some(_) => {
-            let (head, tail) = (&path[..most / 2], &path[path.len() - most / 2..]);
-            format!("{}…{}", lossless(head), lossless(tail))
         }
     }
 }
@@ -431,48 +431,47 @@ mod tests {
     }
 
     #[test]
-    fn many_arguments_are_cut_and_say_so() {
-        let long = "x".repeat(MAX_ARGV);
+    fn many_arguments_are_cut_and_their_end_is_shown() {
+        let long = "x".repeat(100_000);
         let mut shell = child(&["sh", "-c", "read line; :", &long, "end"]);
         let pid = shell.id();
         let seen = Enricher::default()
             .describe(pid, pid, start_ns(pid))
             .unwrap();
         assert!(seen.argv_cut);
-        assert_eq!(seen.argv.last().unwrap(), "… (cut)");
-        assert!(seen.argv.iter().map(String::len).sum::<usize>() <= MAX_ARGV + 10);
+        assert_eq!(seen.argv.last().unwrap(), "end");
+        assert!(seen.argv.iter().any(|arg| display::is_cut(arg)));
+        assert!(seen.argv.iter().map(String::len).sum::<usize>() <= MAX_ARGV + 200);
         shell.kill().unwrap();
         shell.wait().unwrap();
     }
 
     #[test]
-    fn long_paths_lose_their_middle_and_a_request_still_fits() {
-        assert_eq!(path_text(b"/usr/bin/cat", 12), "/usr/bin/cat");
-        assert_eq!(path_text(b"/usr/lib/bin/cat", 8), "/usr…/cat");
+    fn a_request_of_the_longest_values_still_fits() {
         // As long as a process can make them, in letters that JSON keeps as they are.
         let long = "p".repeat(4000);
         let ancestor = Ancestor {
             pid: u32::MAX,
             start_ns: u64::MAX,
             comm: "c".repeat(15),
-            exe: path_text(long.as_bytes(), MAX_ANCESTOR_PATH),
+            exe: shorten::path(long.as_bytes(), MAX_ANCESTOR_PATH),
         };
         let described = Described {
             pid: u32::MAX,
             tid: u32::MAX,
             start_ns: u64::MAX,
             comm: "c".repeat(15),
-            exe: path_text(long.as_bytes(), MAX_PATH),
+            exe: shorten::path(long.as_bytes(), MAX_PATH),
             exe_sha256: Some(Digest::of(b"")),
             argv: vec!["a".repeat(MAX_ARGV)],
             argv_cut: true,
-            cwd: path_text(long.as_bytes(), MAX_PATH),
+            cwd: shorten::path(long.as_bytes(), MAX_PATH),
             uid: u32::MAX,
             user: None,
             loginuid: None,
             login_user: None,
             tty: None,
-            cgroup: path_text(long.as_bytes(), MAX_PATH),
+            cgroup: shorten::path(long.as_bytes(), MAX_PATH),
             unit: None,
             ancestry: vec![ancestor; MAX_ANCESTORS],
         };

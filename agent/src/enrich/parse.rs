@@ -84,30 +84,14 @@ pub fn loginuid(bytes: &[u8]) -> Option<u32> {
     (uid != u32::MAX).then_some(uid)
 }
 
-/// Arguments of `/proc/PID/cmdline`, at most `items` of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Argv {
-    pub args: Vec<Vec<u8>>,
-    pub cut: bool,
-}
-
+/// Arguments of `/proc/PID/cmdline`.
 #[must_use]
-pub fn argv(bytes: &[u8], bytes_cut: bool, items: usize) -> Argv {
-    let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-    if text.is_empty() && bytes.is_empty() {
-        return Argv {
-            args: Vec::new(),
-            cut: bytes_cut,
-        };
+pub fn argv(bytes: &[u8]) -> Vec<Vec<u8>> {
+    if bytes.is_empty() {
+        return Vec::new();
     }
-    let mut args: Vec<_> = text
-        .split(|b| *b == 0)
-        .take(items + 1)
-        .map(<[u8]>::to_vec)
-        .collect();
-    let cut = bytes_cut || args.len() > items;
-    args.truncate(items);
-    Argv { args, cut }
+    let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    text.split(|b| *b == 0).map(<[u8]>::to_vec).collect()
 }
 
 /// The name of a user in the text of `/etc/passwd`.
@@ -209,13 +193,10 @@ mod tests {
 
     #[test]
     fn arguments_are_cut_and_say_so() {
-        let whole = argv(b"a\0\0c\0", false, 8);
-        assert_eq!(whole.args, [&b"a"[..], b"", b"c"]);
-        assert!(!whole.cut);
-        assert!(argv(b"a\0b\0c\0", false, 2).cut);
-        assert!(argv(b"a\0b", true, 8).cut);
-        assert!(argv(b"", false, 8).args.is_empty());
-        assert_eq!(argv(b"\0", false, 8).args, [b""]);
+        assert_eq!(argv(b"a\0\0c\0"), [&b"a"[..], b"", b"c"]);
+        assert_eq!(argv(b"a\0b"), [b"a", b"b"]);
+        assert!(argv(b"").is_empty());
+        assert_eq!(argv(b"\0"), [b""]);
     }
 
     #[test]
@@ -247,8 +228,8 @@ mod tests {
             let _ = user_name(&bytes, n);
             let _ = fdinfo(&bytes);
             let _ = mounts_of(&bytes, n).count();
-            let cut = argv(&bytes, false, 16);
-            prop_assert!(cut.args.len() <= 16);
+            let nuls = bytes.iter().filter(|byte| **byte == 0).count();
+            prop_assert!(argv(&bytes).len() <= nuls + 1);
             let _ = unit(&String::from_utf8_lossy(&bytes));
         }
 

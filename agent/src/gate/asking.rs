@@ -174,7 +174,7 @@ impl Gate {
             Says::Deny(DenyCause::Withdrawn) => (By::Withdrawn, Cause::Withdrawn),
         };
         let basis = Basis {
-            request,
+            request: Some(request),
             granted: None,
             approval: answer.approval,
         };
@@ -209,7 +209,7 @@ impl Gate {
             uses => uses,
         };
         let basis = Basis {
-            request,
+            request: Some(request),
             granted: Some(granted),
             approval,
         };
@@ -228,7 +228,7 @@ impl Gate {
             }
         }
         if let Reach::Subject(subject) = reach {
-            self.grant(subject, &key, basis, granted, left);
+            self.grant(subject, &key, (request, basis), granted, left);
         }
         self.ask_again(uncovered);
     }
@@ -247,12 +247,12 @@ impl Gate {
             ends: granted.ends.min(self.now + self.limits.late),
         };
         let basis = Basis {
-            request,
+            request: Some(request),
             granted: Some(granted),
             approval,
         };
         let subject = Subject::Retry(key.agent);
-        self.grant(subject, key, basis, granted, granted.uses);
+        self.grant(subject, key, (request, basis), granted, granted.uses);
     }
 
     /// Keeps an approval for holds to come, and for identical ones that another request is about.
@@ -260,7 +260,7 @@ impl Gate {
         &mut self,
         subject: Subject,
         key: &Arc<Key>,
-        basis: Basis,
+        (request, basis): (RequestId, Basis),
         granted: Granted,
         left: Option<u32>,
     ) {
@@ -272,7 +272,7 @@ impl Gate {
             return;
         }
         self.out.push(Action::Grant {
-            request: basis.request,
+            request,
             granted,
             approval: Arc::clone(&basis.approval),
         });

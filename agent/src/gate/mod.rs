@@ -41,6 +41,7 @@ use crate::rules::{Fallback, Judgement, Reason, Terms};
 mod asking;
 mod grants;
 mod key;
+mod orders;
 mod pending;
 mod requests;
 mod ruling;
@@ -55,10 +56,11 @@ mod tests;
 
 pub use grants::Subject;
 pub use key::Place;
+pub use orders::MOST_ORDERS;
 pub use pending::ReleaseRight;
 pub use types::{
     Action, Answer, Approval, Ask, AskFailure, By, Cause, Decision, Gone, Granted, Hold, Input,
-    Now, Outcome, Process, Says, Verdict, Withdrawal,
+    Now, Order, Outcome, Process, Says, Verdict, Withdrawal,
 };
 pub use view::{Counts, GrantView, HoldView};
 
@@ -115,6 +117,7 @@ pub struct Gate {
     settled: Settled,
     requests: Requests,
     grants: Grants,
+    orders: Vec<Order>,
     recent: Recent,
     timers: Timers,
     counts: Counts,
@@ -133,6 +136,7 @@ impl Gate {
             settled: Settled::new(limits.max_pending.saturating_mul(2)),
             requests: Requests::default(),
             grants: Grants::default(),
+            orders: Vec::new(),
             recent: Recent::default(),
             timers: Timers::default(),
             counts: Counts::default(),
@@ -144,6 +148,7 @@ impl Gate {
     pub fn step(&mut self, now: Now, input: Input) -> Vec<Action> {
         self.now = self.now.max(now);
         self.pass_deadlines();
+        self.end_orders();
         match input {
             Input::Held { hold, judgement } => self.held(*hold, judgement),
             Input::Interrupt { hold } => self.interrupt(hold),
@@ -161,6 +166,8 @@ impl Gate {
                 self.recent.end(process);
                 self.requests.end(process);
             }
+            Input::Ordered(order) => self.ordered(order),
+            Input::OrdersOver => self.orders.clear(),
             Input::PolicyChanged => self.policy_changed(),
             Input::Tick => {}
         }
@@ -213,6 +220,8 @@ impl Gate {
             self.admit(hold, reason, None, ruling);
         } else if let Some(basis) = self.grants.spend(&hold, &key, &mut self.timers) {
             let ruling = Ruling::grant(basis, Cause::Granted);
+            self.admit(hold, reason, Some(key), ruling);
+        } else if let Some(ruling) = self.by_order(&hold, &reason) {
             self.admit(hold, reason, Some(key), ruling);
         } else if self.pending.waiting() >= self.limits.max_pending {
             let ruling = Ruling::error(Cause::TooManyPending);
@@ -323,7 +332,7 @@ impl Gate {
         };
         let (request, place) = (waiting.request, waiting.place);
         let why = match ruling.by {
-            By::Grant => Withdrawal::Covered,
+            By::Grant | By::BreakGlass => Withdrawal::Covered,
             _ => Withdrawal::Gone,
         };
         self.decide(id, ruling);
@@ -427,6 +436,7 @@ impl Gate {
     fn policy_changed(&mut self) {
         self.policy += 1;
         self.grants.clear(&mut self.timers);
+        self.orders.clear();
         for request in self.requests.all_late() {
             self.close(request);
             self.withdraw(request, Withdrawal::Expired);

@@ -79,7 +79,7 @@ impl Held {
     pub(super) fn request(&self) -> Option<RequestId> {
         match &self.state {
             State::Waiting(waiting) => Some(waiting.request),
-            State::Recording { basis, .. } => basis.as_ref().map(|basis| basis.request),
+            State::Recording { basis, .. } => basis.as_ref().and_then(|basis| basis.request),
         }
     }
 }

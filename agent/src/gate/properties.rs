@@ -53,6 +53,9 @@ enum Op {
     Resumed(Index),
     Gone(Index),
     Exited(u32),
+    /// For an agent; one rule or all; so long.
+    Order(u32, Option<u8>, u64),
+    OrdersOver,
     PolicyChanged,
     Wait(u64),
 }
@@ -131,6 +134,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => at().prop_map(Op::Resumed),
         1 => at().prop_map(Op::Gone),
         1 => (1..4_u32).prop_map(Op::Exited),
+        1 => (0..2_u32, prop::option::of(0..2_u8), 0..900_u64)
+            .prop_map(|(agent, rule, ends)| Op::Order(agent, rule, ends)),
+        1 => Just(Op::OrdersOver),
         1 => Just(Op::PolicyChanged),
         3 => (0..900_u64).prop_map(Op::Wait),
     ]
@@ -254,6 +260,7 @@ fn judgement(facts: &Facts) -> Judgement {
                 approvers: None,
                 scopes: Vec::new(),
                 quorum: 1,
+                assurance: syshold_protocol::Assurance::Chat,
                 hold: Duration::from_millis(facts.hold),
                 on_timeout: fallback(facts.on_timeout),
                 on_unreachable: fallback(facts.on_unreachable),

@@ -10,7 +10,8 @@ use crate::rules::{Fallback, Reason};
 /// The approval behind a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Basis {
-    pub(super) request: RequestId,
+    /// None: nobody was asked; it was ordered.
+    pub(super) request: Option<RequestId>,
     pub(super) granted: Option<Granted>,
     pub(super) approval: Arc<Approval>,
 }
@@ -82,7 +83,7 @@ impl Ruling {
                 by: self.by,
                 cause: self.cause,
                 reason,
-                request: basis.map(|basis| basis.request),
+                request: basis.and_then(|basis| basis.request),
                 granted: basis.and_then(|basis| basis.granted),
                 approval: basis.map(|basis| Arc::clone(&basis.approval)),
             },

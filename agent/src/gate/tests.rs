@@ -15,6 +15,7 @@ mod asking;
 mod bounds;
 mod grants;
 mod holds;
+mod orders;
 
 const MINUTE: u64 = 60_000;
 /// A process that runs as the root of its own tree.
@@ -101,6 +102,7 @@ impl Desk {
             decision_id: DecisionId(Uuid::from_u128(u128::from(n))),
             approvers: Vec::new(),
             envelope: Vec::new(),
+            request: None,
         });
         self.step(Input::Answered {
             request: r(n),
@@ -148,6 +150,7 @@ fn terms() -> Terms {
         approvers: None,
         scopes: Vec::new(),
         quorum: 1,
+        assurance: syshold_protocol::Assurance::Chat,
         hold: Duration::from_millis(5 * MINUTE),
         on_timeout: Fallback::Deny,
         on_unreachable: Fallback::Deny,

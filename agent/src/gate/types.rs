@@ -8,7 +8,7 @@ use syshold_protocol::decision::{Approver, Lifespan};
 use syshold_protocol::ids::{DecisionId, RequestId};
 
 pub use super::pending::ReleaseRight;
-use crate::request::{HoldId, Request};
+use crate::request::{AgentId, HoldId, Request};
 use crate::rules::{Judgement, Reason, Terms};
 
 /// `CLOCK_MONOTONIC` in milliseconds, read by the driver.
@@ -108,7 +108,11 @@ pub enum Input {
     ProcessExited {
         process: Process,
     },
-    /// Another policy is live: what was granted under the old one ends.
+    /// An order that `protocol` has accepted, and that is in the ledger.
+    Ordered(Order),
+    /// Every order is over.
+    OrdersOver,
+    /// Another policy is live: what was granted or ordered under the old one ends.
     PolicyChanged,
     /// Time has passed; sent at [`super::Gate::next_deadline`].
     Tick,
@@ -185,6 +189,17 @@ impl Granted {
     }
 }
 
+/// Break-glass: until it ends, what an agent's rules ask is allowed without asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub agent: AgentId,
+    /// None: every rule that asks.
+    pub rules: Vec<String>,
+    pub ends: Now,
+    /// Who signed it.
+    pub approval: Arc<Approval>,
+}
+
 /// The evidence of an answer. The gate only carries it to the decision leaf.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
@@ -192,6 +207,9 @@ pub struct Approval {
     pub approvers: Vec<Approver>,
     /// The signed envelope, byte for byte as it was accepted.
     pub envelope: Vec<u8>,
+    /// What was asked, as it was signed: with it, an approver's own signature can be checked years
+    /// later. Only where somebody signed.
+    pub request: Option<Vec<u8>>,
 }
 
 /// What the driver has to do, in this order.
@@ -281,6 +299,7 @@ pub enum By {
     Policy,
     Human,
     Grant,
+    BreakGlass,
     Timeout,
     Unreachable,
     /// Nobody: the question was taken back.
@@ -295,6 +314,7 @@ impl By {
             Self::Policy => "policy",
             Self::Human => "human",
             Self::Grant => "grant",
+            Self::BreakGlass => "break_glass",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
             Self::Withdrawn => "withdrawn",
@@ -313,6 +333,8 @@ pub enum Cause {
     Granted,
     /// The same socket and destination were approved a moment ago.
     SameObject,
+    /// An order signed with offline keys covers it.
+    Ordered,
     /// Nobody answered in time.
     Expired,
     Unreachable,
@@ -337,6 +359,7 @@ impl Cause {
             Self::Denied => "denied",
             Self::Granted => "granted",
             Self::SameObject => "same_object",
+            Self::Ordered => "ordered",
             Self::Expired => "expired",
             Self::Unreachable => "unreachable",
             Self::Interrupted => "interrupted",

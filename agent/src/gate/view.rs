@@ -4,7 +4,7 @@ use super::pending::State;
 use super::{Gate, Hold, Now, Subject, Verdict};
 use crate::request::HoldId;
 use crate::rules::Reason;
-use syshold_protocol::ids::RequestId;
+use syshold_protocol::ids::{DecisionId, RequestId};
 
 /// A pending hold.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,9 @@ pub struct GrantView<'a> {
     pub subject: Subject,
     pub rule: &'a str,
     pub object: &'a Place,
-    pub request: RequestId,
+    pub request: Option<RequestId>,
+    /// The approval that it comes from.
+    pub decision: DecisionId,
     pub uses_left: Option<u32>,
     pub ends: Now,
 }
@@ -91,6 +93,7 @@ impl Gate {
             rule: &key.rule,
             object: &key.object,
             request: grant.basis.request,
+            decision: grant.basis.approval.decision_id,
             uses_left: grant.left,
             ends: grant.ends,
         })

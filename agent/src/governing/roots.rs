@@ -1,5 +1,6 @@
 //! What is protected beside the policy's own paths: this program's files, file systems that are
 //! mounted below a root, and other names of what lies there.
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -65,31 +66,99 @@ pub(super) fn own() -> Vec<Enrol> {
         .collect()
 }
 
-/// Mount points below the roots: there the walk up the dentries ends at the mounted file
-/// system's own root.
-pub(super) fn mounted_below(roots: &[policy::Root]) -> Vec<Enrol> {
-    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else {
-        return Vec::new();
+/// The folders on the way to these: who moves one away, and puts another in its place, would have
+/// the policy's path mean something else.
+pub(super) fn on_the_way<'a>(roots: impl Iterator<Item = (&'a Path, &'a Root)>) -> Vec<Enrol> {
+    let mut found: BTreeMap<PathBuf, u64> = BTreeMap::new();
+    for (path, root) in roots {
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let ways = path.ancestors().skip(1).chain(real.ancestors().skip(1));
+        for folder in ways {
+            *found.entry(folder.to_owned()).or_default() |= root.classes | root.glob_classes;
+        }
+    }
+    let enrol = |(path, leads_to)| Enrol {
+        path,
+        root: Root {
+            leads_to,
+            ..Root::default()
+        },
     };
+    found.into_iter().map(enrol).collect()
+}
+
+/// Mount points below the roots: there the walk up the dentries ends at the mounted file
+/// system's own root. And where an overlay shows what lies below a root: what is deleted or moved
+/// through it, the kernel tells of there only.
+pub(super) fn mounted(roots: &[policy::Root]) -> Vec<Enrol> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points: Vec<PathBuf> = table.lines().filter_map(mount_point).collect();
+    let overlays: Vec<_> = table.lines().filter_map(overlay).collect();
     let mut found = Vec::new();
     for root in roots {
-        // Links on the way do not count in mountinfo.
-        let path = fs::canonicalize(&root.path).unwrap_or_else(|_| root.path.clone());
+        let path = real(&root.path);
+        let abi = root.to_abi();
         let below = points
             .iter()
-            .filter(|point| **point != path && point.starts_with(&path));
-        found.extend(below.map(|point| Enrol {
-            path: point.clone(),
-            root: root.to_abi(),
-        }));
+            .filter(|point| **point != path && point.starts_with(&path))
+            .map(|point| Enrol {
+                path: point.clone(),
+                root: abi,
+            });
+        found.extend(below);
+        // A pattern speaks of the root's own names, not of those that are shown.
+        let all = Root {
+            classes: abi.classes | abi.glob_classes,
+            glob_classes: 0,
+            ..abi
+        };
+        let shown = overlays
+            .iter()
+            .filter_map(|(point, upper)| shown(&path, point, upper))
+            .map(|path| Enrol { path, root: all });
+        found.extend(shown);
     }
     found
 }
 
-/// The fifth field, in which blanks are written in octal.
+/// Links on the way do not count in mountinfo.
+fn real(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Where an overlay shows what lies below a root: the place of the root in it, or the whole of it
+/// where the layer is a part of the root.
+fn shown(root: &Path, point: &Path, upper: &Path) -> Option<PathBuf> {
+    if upper.starts_with(root) {
+        return Some(point.to_owned());
+    }
+    Some(point.join(root.strip_prefix(upper).ok()?))
+}
+
+/// The mount point of an overlay and the layer that it writes to, as `ovl_show_options` has it; one
+/// that the mounter named from its own folder is not known. The others are never written to.
+fn overlay(line: &str) -> Option<(PathBuf, PathBuf)> {
+    let (_, described) = line.split_once(" - ")?;
+    let mut fields = described.split(' ');
+    if fields.next() != Some("overlay") {
+        return None;
+    }
+    let upper = fields
+        .nth(1)?
+        .split(',')
+        .find_map(|option| option.strip_prefix("upperdir="))?;
+    let upper = PathBuf::from(unescaped(upper)?);
+    let known = upper.is_absolute();
+    known.then_some((mount_point(line)?, real(&upper)))
+}
+
+/// The fifth field.
 fn mount_point(line: &str) -> Option<PathBuf> {
-    let field = line.split(' ').nth(4)?;
+    unescaped(line.split(' ').nth(4)?).map(PathBuf::from)
+}
+
+/// Blanks and what separates are written in octal there (`mangle_path`).
+fn unescaped(field: &str) -> Option<String> {
     let mut text = String::new();
     let mut rest = field;
     while let Some((before, after)) = rest.split_once('\\') {
@@ -99,7 +168,7 @@ fn mount_point(line: &str) -> Option<PathBuf> {
         rest = after.get(3..)?;
     }
     text.push_str(rest);
-    Some(PathBuf::from(text))
+    Some(text)
 }
 
 /// Files below the roots that have more than one name: the other name leads past the root.
@@ -162,6 +231,50 @@ mod tests {
         let line = "36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - ext4 /dev/root rw";
         assert_eq!(mount_point(line), Some(PathBuf::from("/mnt/a b")));
         assert_eq!(mount_point("too short"), None);
+    }
+
+    #[test]
+    fn an_overlay_shows_what_its_upper_layer_holds() {
+        let line = "36 35 0:50 / /mnt/o\\040v rw shared:9 - overlay none rw,lowerdir=/l:/srv/pii/a,upperdir=/u\\054p,workdir=/w";
+        let (point, upper) = overlay(line).unwrap();
+        assert_eq!(point, Path::new("/mnt/o v"));
+        assert_eq!(upper, Path::new("/u,p"));
+        let shown = |root: &str| shown(Path::new(root), &point, &upper);
+        assert_eq!(shown("/u,p"), Some(point.clone()));
+        assert_eq!(shown("/"), Some(point.clone()));
+        assert_eq!(shown("/u,p/keys"), Some(point.join("keys")));
+        assert_eq!(shown("/u,p-public"), None);
+        assert_eq!(shown("/srv/pii"), None);
+        for other in [
+            "36 35 0:5 / /mnt rw - tmpfs none rw,upperdir=/up",
+            "36 35 0:5 / /mnt ro - overlay none ro,lowerdir=/a:/b",
+            "36 35 0:5 / /mnt rw - overlay none rw,lowerdir=/a,upperdir=up,workdir=w",
+        ] {
+            assert_eq!(overlay(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn every_folder_on_the_way_leads_to_a_root_whatever_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(folder.path()).unwrap();
+        fs::create_dir_all(real.join("a/b")).unwrap();
+        std::os::unix::fs::symlink(real.join("a"), real.join("link")).unwrap();
+        let of = |classes| Root {
+            classes,
+            ..Root::default()
+        };
+        let (one, other) = (real.join("link/b"), real.join("a/x"));
+        let roots = [(one.as_path(), &of(1)), (other.as_path(), &of(2))];
+        let found = on_the_way(roots.into_iter());
+        let leads = |path: &Path| {
+            let at = found.iter().find(|enrol| enrol.path == path);
+            at.map(|enrol| enrol.root.leads_to)
+        };
+        assert_eq!(leads(&real), Some(3));
+        assert_eq!(leads(&real.join("link")), Some(1));
+        assert_eq!(leads(&real.join("a")), Some(3));
+        assert_eq!((leads(&one), leads(Path::new("/"))), (None, Some(3)));
     }
 
     #[test]

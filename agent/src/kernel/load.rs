@@ -12,12 +12,13 @@ use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader};
 use syshold_abi::{self as abi, hook};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
+use uuid::Uuid;
 
 use super::offsets::{self, OffsetError};
-use super::{Events, Kernel, mmap};
+use super::{Events, Kernel, mmap, verify};
 
 /// Where links and maps are pinned. The version is in the path: another layout is not adopted.
-pub const PINS: &str = "/sys/fs/bpf/syshold/v2";
+pub const PINS: &str = "/sys/fs/bpf/syshold/v5";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/syshold.bpf.o"));
 
@@ -73,7 +74,7 @@ pub struct Program {
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Lsm,
     Tracepoint,
     /// On every packet that leaves a cgroup.
@@ -85,7 +86,7 @@ const ROOT_CGROUP: &str = "/sys/fs/cgroup";
 
 /// Every program, in attach order: identity before enforcement, so that no governed process is
 /// born unseen once anything is enforced.
-const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
+pub(super) const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
     (
         "sched_process_fork",
         Kind::Tracepoint,
@@ -100,6 +101,7 @@ const PROGRAMS: &[(&str, Kind, Option<u32>, bool)] = &[
     ),
     ("bprm_committed_creds", Kind::Lsm, Some(hook::EXEC), true),
     ("task_alloc", Kind::Lsm, Some(hook::TASK_ALLOC), true),
+    ("task_free", Kind::Lsm, Some(hook::TASK_FREE), true),
     (
         "cgroup_mkdir",
         Kind::Tracepoint,
@@ -225,7 +227,7 @@ pub fn covered_by(name: &str) -> &'static str {
         "uring_allowed" => "inode_init_security_anon, which sees every ring",
         "file_truncate" => "path_truncate, which ftruncate and O_TRUNC reach there",
         "file_ioctl_compat" => "file_ioctl, which 32-bit calls reach there",
-        "unix_find" => "unix_stream_connect and unix_may_send",
+        "inode_set_acl" | "inode_remove_acl" => "inode_setxattr, which ACLs reach there",
         _ => "another hook of the same subject",
     }
 }
@@ -257,22 +259,23 @@ impl Kernel {
             .load(OBJECT)
             .map_err(loading)?;
         tracing::debug!("maps made or adopted");
+        let lacks = verify::all(&mut ebpf, &btf)?;
+        tracing::debug!("programs verified");
         let mut programs = Vec::with_capacity(PROGRAMS.len());
-        let mut lacks = Vec::new();
         for &(name, kind, canary, required) in PROGRAMS {
-            let attached = attach(&mut ebpf, &btf, name, kind, &links)?;
-            if required && !attached {
-                return Err(LoadError::NoHook(name));
-            }
             // A hook this kernel has not is covered by another, see `covered_by`.
-            if attached {
+            if !lacks.contains(&name) {
+                attach(&mut ebpf, name, kind, &links)?;
                 programs.push(Program { name, canary });
-            } else {
-                lacks.push(name);
+            } else if required {
+                return Err(LoadError::NoHook(name));
             }
         }
         tracing::debug!(programs = programs.len(), "programs attached and pinned");
-        Self::open(ebpf, programs, lacks)
+        let kernel = Self::open(ebpf, programs, lacks)?;
+        // Megabytes, most of them for debuggers.
+        mmap::let_go(OBJECT);
+        Ok(kernel)
     }
 
     fn open(
@@ -282,14 +285,17 @@ impl Kernel {
     ) -> Result<Self, LoadError> {
         let verdicts = shared(&ebpf, "VERDICTS", abi::VERDICT_SLOTS as usize * 8)?;
         let settled = shared(&ebpf, "SETTLED", abi::VERDICT_SLOTS as usize * 8)?;
-        let sequence = shared(&ebpf, "SEQUENCE", 2 * 8)?;
+        let sequence = shared(&ebpf, "SEQUENCE", abi::sequence::LEN as usize * 8)?;
         let pids = array(&ebpf, "PIDS")?;
         let pids = mmap::Bytes::new(pids.fd(), abi::PID_LIMIT as usize).map_err(LoadError::Pids)?;
         let daemon: aya::maps::Array<MapData, abi::Daemon> = take(&mut ebpf, "DAEMON")?;
-        let switch = daemon.get(&0, 0).map_err(|source| LoadError::Map {
+        let mut switch = daemon.get(&0, 0).map_err(|source| LoadError::Map {
             name: "DAEMON",
             source: Box::new(source),
         })?;
+        if switch.hash_key == [0; 2] {
+            switch.hash_key = Uuid::new_v4().as_u64_pair().into();
+        }
         let events = Events(take(&mut ebpf, "EVENTS")?);
         Ok(Self {
             programs,
@@ -313,7 +319,8 @@ impl Kernel {
             users: take(&mut ebpf, "USERS")?,
             cgroups: take(&mut ebpf, "CGROUPS")?,
             cgroup_names: take(&mut ebpf, "CGROUP_NAMES")?,
-            last_open: take(&mut ebpf, "LAST_OPEN")?,
+            approved_arguments: take(&mut ebpf, "APPROVED_ARGUMENTS")?,
+            first_open: take(&mut ebpf, "FIRST_OPEN")?,
             canary: take(&mut ebpf, "CANARY")?,
             counts: take(&mut ebpf, "COUNTS")?,
             switch,
@@ -353,14 +360,8 @@ fn check_lsm() -> Result<(), LoadError> {
     }
 }
 
-/// Attaches one program; false when this kernel has no such hook.
-fn attach(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    name: &'static str,
-    kind: Kind,
-    links: &Path,
-) -> Result<bool, LoadError> {
+/// Attaches one program that was verified.
+fn attach(ebpf: &mut Ebpf, name: &'static str, kind: Kind, links: &Path) -> Result<(), LoadError> {
     let failed = |source| LoadError::Program {
         name,
         source: Box::new(source),
@@ -369,22 +370,16 @@ fn attach(
     let link: FdLink = match kind {
         Kind::Lsm => {
             let program: &mut Lsm = program.try_into().map_err(failed)?;
-            match program.load(name, btf) {
-                Err(ProgramError::Btf(BtfError::UnknownBtfTypeName { .. })) => return Ok(false),
-                loaded => loaded.map_err(failed)?,
-            }
             let id = program.attach().map_err(failed)?;
             program.take_link(id).map_err(failed)?.into()
         }
         Kind::Tracepoint => {
             let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-            program.load(name, btf).map_err(failed)?;
             let id = program.attach().map_err(failed)?;
             program.take_link(id).map_err(failed)?.into()
         }
         Kind::Egress => {
             let program: &mut CgroupSkb = program.try_into().map_err(failed)?;
-            program.load().map_err(failed)?;
             let unpinned = |source| LoadError::Pin {
                 path: ROOT_CGROUP.into(),
                 source,
@@ -408,8 +403,7 @@ fn attach(
         "{name} attached, {} instructions walked",
         verified.unwrap_or(0)
     );
-    pin(link, &links.join(name))?;
-    Ok(true)
+    pin(link, &links.join(name))
 }
 
 /// Pins the new link beside the old one and then takes its place: there is no moment without.

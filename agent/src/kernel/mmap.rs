@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 /// x86-64 has no other.
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -111,6 +111,23 @@ impl Drop for Shared {
     }
 }
 
+/// Forgets the pages of a constant of this program that is not needed again: whoever reads it after
+/// all has them read from the program's file.
+pub(super) fn let_go(constant: &'static [u8]) {
+    let page = PAGE.get();
+    let before = constant.as_ptr().align_offset(page);
+    let whole = constant.len().saturating_sub(before) / page * page;
+    let Some(first) = constant.get(before..).map(<[u8]>::as_ptr) else {
+        return;
+    };
+    let Some(first) = NonNull::new(first.cast_mut()) else {
+        return;
+    };
+    // SAFETY: whole pages of a constant: never written, so that the file has what they held. A
+    // failure leaves them where they are: harmless.
+    let _ = unsafe { madvise(first.cast(), whole, MmapAdvise::MADV_DONTNEED) };
+}
+
 /// Maps a page of a file and lets it go, for the canary.
 pub(super) fn map_and_unmap(file: impl AsFd) {
     // SAFETY: a fresh private mapping at an address of the kernel's choice, never touched.
@@ -127,5 +144,21 @@ pub(super) fn map_and_unmap(file: impl AsFd) {
     if let Ok(base) = mapped {
         // SAFETY: mapped just above, and nothing points into it.
         let _ = unsafe { munmap(base, PAGE.get()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static CONSTANT: [u8; 5 * 4096] = [7; 5 * 4096];
+
+    #[test]
+    fn what_was_let_go_reads_as_before() {
+        assert!(CONSTANT.iter().all(|byte| *byte == 7));
+        let_go(&CONSTANT);
+        let_go(&CONSTANT[..3]);
+        let_go(&[]);
+        assert!(CONSTANT.iter().all(|byte| *byte == 7));
     }
 }

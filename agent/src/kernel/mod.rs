@@ -7,12 +7,14 @@
     reason = "mmap of maps, pidfd and prctl syscalls; each block says why"
 )]
 pub mod acts;
+mod arguments;
 mod btf;
 mod load;
 mod mmap;
 pub mod offsets;
 mod paths;
 mod process;
+mod verify;
 
 use std::fmt;
 use std::io;
@@ -24,8 +26,8 @@ use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use syshold_abi::{
-    self as abi, AgentRules, Daemon, Event, Governed, InodeKey, NetRule, PathRule, Pending, Place,
-    Root,
+    self as abi, AgentRules, Arguments, Daemon, Event, Governed, InodeKey, NetRule, PathRule,
+    Pending, Place, Root,
 };
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
@@ -33,10 +35,14 @@ use tokio::io::unix::AsyncFd;
 pub use acts::Marker;
 pub use load::{LoadError, PINS, Program, covered_by};
 pub use paths::paths_of;
-pub use process::{clock_state, continue_process, spare_memory, stop_dumps, trim_memory};
+pub use process::{
+    clock_state, continue_process, spare_memory, stop_dumps, take_short_turns, trim_memory,
+};
 
 use crate::gate::Verdict;
-use crate::request::{Actions, AgentId, Classes, HoldId, Object, Privilege, Request, Transport};
+use crate::request::{
+    Actions, AgentId, Classes, Exec, HoldId, Object, Privilege, Request, Transport,
+};
 
 /// The loaded programs and their maps.
 pub struct Kernel {
@@ -62,7 +68,8 @@ pub struct Kernel {
     users: HashMap<MapData, u32, u32>,
     cgroups: HashMap<MapData, u64, u32>,
     cgroup_names: HashMap<MapData, [u8; abi::CGROUP_NAME_LEN], u32>,
-    last_open: HashMap<MapData, u32, InodeKey>,
+    approved_arguments: HashMap<MapData, u32, Arguments>,
+    first_open: HashMap<MapData, u32, InodeKey>,
     canary: Array<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
     switch: Daemon,
@@ -177,6 +184,20 @@ impl Kernel {
         self.settled.store_word(slot, classes.0);
     }
 
+    /// Says with which arguments an approved exec may go on; None: no rule asks for them. Those that
+    /// were not read whole only a rule allows that does not ask for them. Before its verdict is
+    /// published.
+    pub fn bind(&mut self, tid: u32, exec: Option<&Exec>) -> Result<(), KernelError> {
+        let whole = exec.filter(|exec| exec.whole);
+        let arguments = whole.map_or(Arguments::FREE, |exec| {
+            arguments::of(&exec.argv, self.switch.hash_key)
+        });
+        map(
+            "APPROVED_ARGUMENTS",
+            self.approved_arguments.insert(tid, arguments, 0),
+        )
+    }
+
     /// Publishes the verdict of a hold: its thread finds it when it restarts. Called with a
     /// [`crate::gate::ReleaseRight`] at hand, and again while the kernel has not applied it.
     pub fn publish(&self, tid: u32, hold: HoldId, verdict: Verdict) {
@@ -258,7 +279,7 @@ impl Kernel {
         };
         map("GOVERNED", self.governed.insert(tgid, details, 0))?;
         // Its exit counts down again.
-        self.sequence.count_up(1);
+        self.sequence.count_up(abi::sequence::GOVERNED as usize);
         byte.store(abi::pid_byte(agent.0));
         Ok(())
     }
@@ -299,7 +320,10 @@ impl Kernel {
         let mut bits = [0u64; 64];
         for (key, root) in &tables.roots {
             map("ROOTS", self.roots.insert(key, root, 0))?;
-            bits[(key.ino >> 6) as usize & 63] |= 1 << (key.ino & 63);
+            // What only leads to a root is looked for by itself, and on no walk.
+            if root.classes | root.glob_classes != 0 {
+                bits[(key.ino >> 6) as usize & 63] |= 1 << (key.ino & 63);
+            }
         }
         // More roots than before is safe at any moment, so bits are only widened before the flip.
         for (i, new) in (0u32..).zip(bits) {
@@ -331,9 +355,10 @@ impl Kernel {
     }
 
     /// Device and inode of a file or folder, as the kernel knows them: `stat` lies on btrfs and
-    /// overlayfs. Needs `file_open` to be live.
+    /// overlayfs, where they are the overlay's own, not a layer's. Needs `file_open` to be live.
     pub fn enrol(&mut self, path: &Path) -> Result<InodeKey, KernelError> {
         let tid = nix::unistd::gettid().as_raw().unsigned_abs();
+        found("FIRST_OPEN", self.first_open.remove(&tid))?;
         let file = std::fs::OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -342,7 +367,7 @@ impl Kernel {
                 path: path.to_owned(),
                 source,
             })?;
-        let key = found("LAST_OPEN", self.last_open.get(&tid, 0))?;
+        let key = found("FIRST_OPEN", self.first_open.get(&tid, 0))?;
         drop(file);
         key.ok_or_else(|| KernelError::Unseen {
             path: path.to_owned(),

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use syshold_protocol::ids::Digest;
 
+use super::approver;
+use super::break_glass;
 use super::built_in;
 use super::class::Class;
 use super::error::Notes;
@@ -38,6 +40,9 @@ pub(super) fn policy(raw: &RawPolicy, digest: Digest, notes: &mut Notes<'_>) -> 
         terms: default_terms(&host, failure),
     };
     let rules = rules(&raw.rule, &reader, notes);
+    let passkeys = approver::approvers(&raw.approver, notes);
+    approver::can_be_met(&raw.rule, &rules, &agents, &passkeys, notes);
+    let break_glass = break_glass::keys(&raw.break_glass, notes);
     let policy = Policy {
         digest,
         host,
@@ -45,6 +50,8 @@ pub(super) fn policy(raw: &RawPolicy, digest: Digest, notes: &mut Notes<'_>) -> 
         agents,
         classes,
         rules,
+        passkeys,
+        break_glass,
         warnings: Vec::new(),
     };
     // Of a policy that is wrong, nothing more can be said.

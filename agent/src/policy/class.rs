@@ -161,6 +161,7 @@ impl Root {
             suffix: words(tail),
             mask: words(mask),
             min_len: self.suffix.len().min(SUFFIX_LEN) as u64,
+            leads_to: 0,
         }
     }
 }

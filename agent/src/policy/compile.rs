@@ -229,6 +229,7 @@ fn agent_rules(policy: &Policy) -> Vec<AgentRules> {
                 Verdict::Ask(_) => verdict::ASK,
             }),
             taints: policy.taints().0,
+            after: policy.asked_after().0,
         };
     }
     table

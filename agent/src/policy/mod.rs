@@ -1,9 +1,11 @@
 //! The policy file: parsed into types that cannot be wrong.
 //!
 //! `load` reads the file, `raw` takes its keys and texts, `build` makes the [`Policy`] of them
-//! (with `govern`, `exceptions`, `built_in`, `rule`, `run`, `text`), `lint` warns; `compile` makes
+//! (with `govern`, `approver`, `break_glass`, `exceptions`, `built_in`, `rule`, `run`, `text`), `lint` warns; `compile` makes
 //! the kernel's copy, `places` keeps bits where they were on a reload. What a policy answers is in
 //! `rules`.
+mod approver;
+mod break_glass;
 mod build;
 mod built_in;
 mod class;
@@ -30,8 +32,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use syshold_protocol::decision::Scope;
+use syshold_protocol::decision::{Assurance, Scope};
 use syshold_protocol::ids::{Digest, Subject};
+use syshold_protocol::{Pin, PublicKey};
 
 pub use self::class::{Class, Home, Kind, Root};
 pub(crate) use self::compile::DNS_PORT;
@@ -57,6 +60,8 @@ pub struct Policy {
     agents: Vec<Agent>,
     classes: Vec<Class>,
     rules: Vec<Rule>,
+    passkeys: Vec<(Subject, Pin)>,
+    break_glass: Vec<(Subject, PublicKey)>,
     warnings: Vec<Problem>,
 }
 
@@ -200,6 +205,37 @@ impl Policy {
         &self.rules
     }
 
+    /// `[[approver]]`: whose keys this host believes, each key with its person.
+    #[must_use]
+    pub fn passkeys(&self) -> &[(Subject, Pin)] {
+        &self.passkeys
+    }
+
+    /// `[[break_glass]]`: whose offline keys sign orders; empty: there are none.
+    #[must_use]
+    pub fn break_glass(&self) -> &[(Subject, PublicKey)] {
+        &self.break_glass
+    }
+
+    /// The groups that rules ask about that agent, or those of `named` do; each once. What the
+    /// gateway asks when none is named is not among them.
+    #[must_use]
+    pub fn groups_asked(&self, agent: AgentId, named: &[String]) -> Vec<String> {
+        let mut groups: Vec<String> = self
+            .rules
+            .iter()
+            .filter(|rule| rule.agent_bits() & 1 << agent.0 != 0)
+            .filter(|rule| named.is_empty() || named.contains(&rule.name))
+            .filter_map(|rule| match &rule.verdict {
+                Verdict::Ask(terms) => terms.approvers.clone(),
+                Verdict::Allow | Verdict::Deny => None,
+            })
+            .collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
     /// What is odd, but not wrong.
     #[must_use]
     pub fn warnings(&self) -> &[Problem] {
@@ -309,8 +345,13 @@ impl Policy {
     /// counts only where a rule asks for it.
     #[must_use]
     pub fn taints(&self) -> Classes {
-        let named = self.rules.iter().fold(0, |bits, rule| bits | rule.after.0);
-        Classes(named | self.classes_of(|class| class.kind == Kind::Data).0)
+        Classes(self.asked_after().0 | self.classes_of(|class| class.kind == Kind::Data).0)
+    }
+
+    /// Classes that some rule names in `after`.
+    #[must_use]
+    pub fn asked_after(&self) -> Classes {
+        Classes(self.rules.iter().fold(0, |bits, rule| bits | rule.after.0))
     }
 }
 
@@ -348,6 +389,7 @@ fn default_terms(host: &Host, failure: Failure) -> Terms {
         approvers: None,
         scopes: vec![Scope::Once, Scope::Process],
         quorum: 1,
+        assurance: Assurance::Chat,
         hold: host.hold,
         on_timeout: failure.on_timeout,
         on_unreachable: failure.on_unreachable,

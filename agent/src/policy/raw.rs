@@ -14,7 +14,16 @@ use super::error::{Notes, suggest};
 pub(super) type Text = Spanned<String>;
 
 /// The tables a policy may have.
-const TABLES: [&str; 6] = ["host", "failure", "govern", "protect", "network", "rule"];
+const TABLES: [&str; 8] = [
+    "host",
+    "failure",
+    "govern",
+    "protect",
+    "network",
+    "approver",
+    "break_glass",
+    "rule",
+];
 
 /// Unknown keys of one table that are left out before it is given up.
 const MOST_UNKNOWN: usize = 20;
@@ -26,6 +35,8 @@ pub(super) struct RawPolicy {
     pub(super) govern: Vec<RawAgent>,
     pub(super) protect: Vec<RawProtect>,
     pub(super) network: Vec<RawNetwork>,
+    pub(super) approver: Vec<RawApprover>,
+    pub(super) break_glass: Vec<RawBreakGlass>,
     pub(super) rule: Vec<RawRule>,
     /// Names of tables that could not be read: not unknown, for whoever refers to them.
     pub(super) broken: BTreeSet<String>,
@@ -82,6 +93,20 @@ pub(super) struct RawNetwork {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawApprover {
+    pub(super) subject: Text,
+    pub(super) passkeys: Texts,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBreakGlass {
+    pub(super) subject: Text,
+    pub(super) keys: Texts,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawRule {
     pub(super) name: Text,
     pub(super) action: Texts,
@@ -92,6 +117,7 @@ pub(super) struct RawRule {
     pub(super) approvers: Option<Text>,
     pub(super) scopes: Option<Texts>,
     pub(super) quorum: Option<Spanned<i64>>,
+    pub(super) assurance: Option<Text>,
     pub(super) hold: Option<Text>,
     pub(super) after: Option<Texts>,
     pub(super) programs: Option<Texts>,
@@ -131,6 +157,8 @@ pub(super) fn read(text: &str, notes: &mut Notes<'_>) -> RawPolicy {
             "govern" => raw.govern = several("govern", value, broken, notes),
             "protect" => raw.protect = several("protect", value, broken, notes),
             "network" => raw.network = several("network", value, broken, notes),
+            "approver" => raw.approver = several("approver", value, broken, notes),
+            "break_glass" => raw.break_glass = several("break_glass", value, broken, notes),
             "rule" => raw.rule = several("rule", value, broken, notes),
             other => notes.error(
                 &key.span(),

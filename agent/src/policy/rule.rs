@@ -1,7 +1,7 @@
 //! `[[rule]]`: what is allowed, denied or asked.
 use std::collections::{BTreeMap, BTreeSet};
 
-use syshold_protocol::decision::{MAX_MINUTES, Scope};
+use syshold_protocol::decision::{Assurance, MAX_MINUTES, Scope};
 
 use super::built_in;
 use super::class::{Class, Kind};
@@ -171,6 +171,7 @@ impl<'p> RuleReader<'p> {
                     raw.scopes.as_ref().map(|scopes| scopes.span.clone()),
                 ),
                 ("quorum", raw.quorum.as_ref().map(toml::Spanned::span)),
+                ("assurance", raw.assurance.as_ref().map(toml::Spanned::span)),
                 ("hold", raw.hold.as_ref().map(toml::Spanned::span)),
             ];
             for (key, span) in asking {
@@ -218,6 +219,16 @@ impl<'p> RuleReader<'p> {
                     format!("write how many people must approve, 1 to {MOST_APPROVERS}"),
                 ),
             }
+        }
+        let words = [
+            Assurance::Chat,
+            Assurance::Token,
+            Assurance::Session,
+            Assurance::Passkey,
+        ]
+        .map(|assurance| (assurance.as_str(), assurance));
+        if let Some(assurance) = one_of(raw.assurance.as_ref(), &words, notes) {
+            terms.assurance = assurance;
         }
         if let Some(text) = &raw.hold {
             terms.hold = hold(text, notes).unwrap_or(terms.hold);

@@ -10,7 +10,7 @@ use super::scripted::{Ca, Say, Scripted, problem, say};
 
 fn enrolment(ca_pem: &str) -> Say {
     let keys = [SigningKey::generate().public()];
-    let body = serde_json::json!({"host_id": "web-1", "ca_pem": ca_pem, "gateway_keys": keys});
+    let body = serde_json::json!({"host_id": "web-1", "ca_pem": ca_pem, "gateway_keys": keys, "witness": "w"});
     say(201, body.to_string())
 }
 
@@ -64,13 +64,17 @@ async fn a_server_that_is_not_the_tokens_never_sees_it() {
 async fn answers_that_are_no_enrolment_store_nothing() {
     let (ca, other) = (Ca::new(), Ca::new());
     let state = tempfile::tempdir().unwrap();
-    let keyless = serde_json::json!({"host_id": "web-1", "ca_pem": ca.pem, "gateway_keys": []});
+    let keyless = serde_json::json!({"host_id": "web-1", "ca_pem": ca.pem, "gateway_keys": [], "witness": "w"});
+    let long_witness = serde_json::json!({"host_id": "web-1", "ca_pem": ca.pem, "witness": "w".repeat(600),
+        "gateway_keys": [SigningKey::generate().public()]});
     for wrong in [
         enrolment(&other.pem),
         // Another CA beside the right one would be trusted too.
         enrolment(&format!("{}{}", ca.pem, other.pem)),
         enrolment(""),
         say(201, keyless.to_string()),
+        say(201, keyless.to_string().replace("[]", "[1]")),
+        say(201, long_witness.to_string()),
         say(201, "null"),
         say(201, ""),
         say(200, "<html>"),

@@ -2,6 +2,7 @@
 //! stall and lie. Whatever they send, it never becomes more than bytes for `accept`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod anchor;
 mod enrolment;
 mod lying;
 mod real;
@@ -49,6 +50,7 @@ fn judge(
         owner: request.agent.owner.clone(),
         launched_by: request.agent.launched_by.clone(),
         assurance: Assurance::Token,
+        passkeys: Vec::new(),
     };
     let used = HashSet::<DecisionId>::new();
     accept(

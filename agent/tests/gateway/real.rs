@@ -19,14 +19,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::{judge, next, now, request};
 
 /// A gateway with one person, and a host that enrolled with the command line.
-struct World {
+pub(super) struct World {
     dir: TempDir,
     people: String,
     _stop: oneshot::Sender<()>,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::parse(Path::new("test.toml"), "").unwrap();
         config.dir = dir.path().join("gateway");
@@ -71,12 +71,12 @@ impl World {
         world
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
     }
 
     /// The command line, as bob, with a proxy in the environment that must not be used.
-    async fn syshold(&self, args: &[&str]) -> Output {
+    pub(super) async fn syshold(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_syshold"));
         command
             .args(args)
@@ -99,7 +99,7 @@ impl World {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    fn client(&self) -> (Approver, mpsc::Receiver<Event>) {
+    pub(super) fn client(&self) -> (Approver, mpsc::Receiver<Event>) {
         let (gateway, key) = Gateway::load(&self.path("host")).unwrap();
         let (to, events) = mpsc::channel(64);
         (Approver::start(gateway, key, to).unwrap(), events)

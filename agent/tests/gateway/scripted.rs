@@ -178,6 +178,7 @@ impl Scripted {
             host_id: "web-1".parse().unwrap(),
             ca_pem: ca.pem.clone(),
             gateway_keys: decides.public().into(),
+            witness: String::new(),
             host_key: key.public(),
             proxy: None,
         }

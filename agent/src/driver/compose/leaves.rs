@@ -7,6 +7,7 @@ use syshold_ledger::leaf::{self, DecidedBy};
 use syshold_ledger::{Draft, Kind};
 use syshold_protocol::Approver;
 use syshold_protocol::VERSION;
+use syshold_protocol::break_glass;
 use syshold_protocol::decision::Lifespan;
 use syshold_protocol::ids::{HostId, RequestId, UnixMs};
 use syshold_protocol::request::{self as protocol, OutcomeResult};
@@ -14,7 +15,8 @@ use syshold_protocol::request::{self as protocol, OutcomeResult};
 use super::super::Fact;
 use super::super::words::hook_name;
 use super::{exec, millis};
-use crate::gate::{Approval, By, Decision, Granted, Outcome, Verdict};
+use crate::approver::Gateway;
+use crate::gate::{Approval, By, Decision, GrantView, Granted, Outcome, Verdict};
 use crate::policy::Policy;
 use crate::request::{HoldId, Object};
 
@@ -29,7 +31,7 @@ pub(in crate::driver) fn policy_leaf(policy: &Policy, path: &Path) -> Draft {
         .iter()
         .map(|agent| agent.name.as_str())
         .collect();
-    Draft::new(Kind::Policy)
+    let draft = Draft::new(Kind::Policy)
         .policy(&leaf::Policy {
             sha256: policy.digest().to_string(),
             rule: None,
@@ -38,7 +40,64 @@ pub(in crate::driver) fn policy_leaf(policy: &Policy, path: &Path) -> Draft {
         .field("path", &path.display().to_string())
         .field("rules", &rules)
         .field("agents", &agents)
-        .field("failure", &format!("{:?}", policy.failure()))
+        .field("failure", &format!("{:?}", policy.failure()));
+    if policy.break_glass().is_empty() {
+        return draft;
+    }
+    let keys: Vec<_> = policy
+        .break_glass()
+        .iter()
+        .map(|(subject, key)| json!({"subject": subject, "key": key}))
+        .collect();
+    draft.field("break_glass", &keys)
+}
+
+/// An order that comes into force; the leaf before every decision by it. The order itself is kept
+/// byte for byte, so that its signatures can be checked against the keys in the policy's leaf.
+pub(in crate::driver) fn break_glass_leaf(
+    accepted: &break_glass::Accepted,
+    envelope: &str,
+    approval: &Approval,
+    policy: &Policy,
+) -> Draft {
+    let order = &accepted.order;
+    Draft::new(Kind::BreakGlass)
+        .agent(&leaf::Agent {
+            name: order.agent.clone(),
+            ..leaf::Agent::default()
+        })
+        .policy(&leaf::Policy {
+            sha256: policy.digest().to_string(),
+            rule: None,
+            why: Some(order.reason.clone()),
+        })
+        .approvers(&signers_of(approval))
+        .field("decision_id", &order.order_id.to_string())
+        .field("rules", &order.rules)
+        .field("until", &order.until.to_string())
+        .field("order", envelope)
+}
+
+/// They signed with keys that are kept offline, through no channel.
+fn signers_of(approval: &Approval) -> Vec<leaf::Approver> {
+    let mut signers = approvers_of(&approval.approvers);
+    for signer in &mut signers {
+        "break_glass".clone_into(&mut signer.channel);
+        "offline_key".clone_into(&mut signer.method);
+    }
+    signers
+}
+
+/// With whose answers count from now on: `verify` holds every answer in the ledger against it.
+pub(in crate::driver) fn start_leaf(gateway: Option<&Gateway>) -> Draft {
+    let draft = Draft::new(Kind::Start).field("version", env!("CARGO_PKG_VERSION"));
+    match gateway {
+        Some(gateway) => draft.field(
+            "gateway",
+            &json!({"host_id": gateway.host_id, "keys": gateway.gateway_keys}),
+        ),
+        None => draft,
+    }
 }
 
 pub(in crate::driver) fn request_leaf(request: &protocol::Request, fact: &Fact) -> Draft {
@@ -129,11 +188,14 @@ pub(in crate::driver) fn decision_leaf(
     let Some(approval) = &decision.approval else {
         return draft;
     };
-    let draft = draft.approvers(&approvers_of(&approval.approvers));
+    let draft = match decision.by {
+        By::BreakGlass => draft.approvers(&signers_of(approval)),
+        _ => draft.approvers(&approvers_of(&approval.approvers)),
+    };
     match decision.by {
-        // It is in the ledger already, with the grant or the decision of that id.
-        By::Grant => draft,
-        _ => draft.field("envelope", &envelope_of(approval)),
+        // It is in the ledger already, with the grant, the order or the decision of that id.
+        By::Grant | By::BreakGlass => draft,
+        _ => evidence_of(draft, approval),
     }
 }
 
@@ -142,17 +204,48 @@ pub(in crate::driver) fn grant_leaf(
     granted: &Granted,
     approval: &Approval,
 ) -> Draft {
-    Draft::new(Kind::Grant)
+    let draft = Draft::new(Kind::Grant)
         .request(request.0)
         .field("grant", &grant_value(granted))
         .field("decision_id", &approval.decision_id.to_string())
-        .field("envelope", &envelope_of(approval))
-        .approvers(&approvers_of(&approval.approvers))
+        .approvers(&approvers_of(&approval.approvers));
+    evidence_of(draft, approval)
 }
 
-/// The signed decision, byte for byte: it was accepted, so it is UTF-8.
-fn envelope_of(approval: &Approval) -> String {
-    String::from_utf8_lossy(&approval.envelope).into_owned()
+/// How many grants one leaf names: it has a longest length.
+const MOST_REVOKED: usize = 100;
+
+/// Grants that end before their time; which of them each leaf names, with what they came from.
+pub(in crate::driver) fn revoke_leaves<'a>(
+    grants: impl Iterator<Item = GrantView<'a>>,
+    cause: &str,
+) -> Vec<Draft> {
+    let grants: Vec<_> = grants
+        .map(|grant| {
+            json!({
+                "decision_id": grant.decision,
+                "request": grant.request,
+                "rule": grant.rule,
+                "uses_left": grant.uses_left,
+            })
+        })
+        .collect();
+    let leaf = |some: &[Value]| {
+        let said = json!({"cause": cause, "count": some.len(), "grants": some});
+        Draft::new(Kind::Revoke).field("revoke", &said)
+    };
+    grants.chunks(MOST_REVOKED).map(leaf).collect()
+}
+
+/// The signed decision, byte for byte: it was accepted, so it is UTF-8. Where people signed
+/// themselves, the request too, because its digest is what they signed.
+fn evidence_of(draft: Draft, approval: &Approval) -> Draft {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let draft = draft.field("envelope", &text(&approval.envelope));
+    match &approval.request {
+        Some(request) => draft.field("request_payload", &text(request)),
+        None => draft,
+    }
 }
 
 /// An answer that was not accepted: evidence that somebody tried.
@@ -292,7 +385,10 @@ fn approvers_of(approvers: &[Approver]) -> Vec<leaf::Approver> {
             subject: approver.subject.to_string(),
             channel: word(json!(approver.channel)),
             method: word(json!(approver.assurance)),
-            signature: None,
+            signature: approver
+                .proof
+                .as_ref()
+                .map(|proof| proof.assertion.signature.clone().into()),
             comment: approver.reason.clone(),
             asked: None,
             answered: jiff::Timestamp::from_millisecond(
@@ -319,8 +415,12 @@ fn decided_by(by: By) -> DecidedBy {
         By::Policy => DecidedBy::Policy,
         By::Human => DecidedBy::Human,
         By::Grant => DecidedBy::Grant,
+        By::BreakGlass => DecidedBy::BreakGlass,
         By::Timeout => DecidedBy::Timeout,
         By::Unreachable => DecidedBy::Unreachable,
         By::Withdrawn | By::Error => DecidedBy::Error,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,7 @@ pub(super) struct Watch {
     order: (Vec<HoldId>, Vec<RequestId>),
     /// Sockets released on an approval of a single use, and until when.
     sockets: Vec<(Hold, RequestId, Now)>,
+    orders: Vec<Order>,
     next: u64,
 }
 
@@ -56,6 +57,7 @@ impl Watch {
             questions: HashMap::new(),
             order: (Vec::new(), Vec::new()),
             sockets: Vec::new(),
+            orders: Vec::new(),
             next: 0,
         }
     }
@@ -121,6 +123,16 @@ impl Watch {
             Op::Exited(tgid) => Input::ProcessExited {
                 process: process(tgid),
             },
+            Op::Order(agent, rule, ends) => Input::Ordered(Order {
+                agent: AgentId(agent),
+                rules: rule
+                    .map(|rule| format!("rule {rule}"))
+                    .into_iter()
+                    .collect(),
+                ends: self.now + Duration::from_millis(ends),
+                approval: approval(),
+            }),
+            Op::OrdersOver => Input::OrdersOver,
             Op::PolicyChanged => Input::PolicyChanged,
             Op::Wait(millis) => {
                 self.now = self.now + Duration::from_millis(millis);
@@ -140,12 +152,8 @@ impl Watch {
     }
 
     fn answer(&self, at: Index, says: Says) -> Input {
-        let approval = Arc::new(Approval {
-            decision_id: DecisionId(Uuid::nil()),
-            approvers: Vec::new(),
-            envelope: Vec::new(),
-        });
         let request = self.request(at);
+        let approval = approval();
         Input::Answered {
             request,
             answer: Answer { says, approval },
@@ -207,7 +215,10 @@ impl Watch {
                 }
                 self.sockets.retain(|(hold, ..)| hold.process != *process);
             }
+            Input::Ordered(order) => self.orders.push(order.clone()),
+            Input::OrdersOver => self.orders.clear(),
             Input::PolicyChanged => {
+                self.orders.clear();
                 self.policy += 1;
                 for question in self.questions.values_mut() {
                     question.policy_over = true;
@@ -329,6 +340,7 @@ impl Watch {
         };
         let request = decision.request;
         match decision.by {
+            By::BreakGlass => self.check_order(id),
             By::Human => self.check_approval(id, request.unwrap(), true),
             By::Grant if decision.cause == Cause::SameObject => {
                 self.check_same_object(id, request.unwrap());
@@ -343,6 +355,19 @@ impl Watch {
             }
             By::Policy | By::Withdrawn | By::Error => panic!("allowed by {:?}", decision.by),
         }
+    }
+
+    fn check_order(&self, id: HoldId) {
+        let seen = &self.seen[&id];
+        let Judgement::Ask(reason, _) = &seen.judgement else {
+            panic!("an order lifts only what is asked");
+        };
+        let covers = |order: &Order| {
+            order.agent == seen.hold.request.agent
+                && (order.rules.is_empty() || order.rules == [reason.rule.clone()])
+                && self.now < order.ends
+        };
+        assert!(self.orders.iter().any(covers), "nobody ordered it");
     }
 
     fn check_approval(&mut self, id: HoldId, request: RequestId, waited: bool) {
@@ -476,4 +501,13 @@ impl Watch {
         assert_eq!(left, (0, 0, 0, 0));
         assert_eq!(self.gate.next_deadline(), None);
     }
+}
+
+fn approval() -> Arc<Approval> {
+    Arc::new(Approval {
+        decision_id: DecisionId(Uuid::nil()),
+        approvers: Vec::new(),
+        envelope: Vec::new(),
+        request: None,
+    })
 }

@@ -32,6 +32,8 @@ fn table_of(kind: &str, lines: &str) -> String {
             "[[rule]]\nname = \"r\"\naction = \"exec\"\nverdict = \"ask\"\nprograms = \"/bin/ls\"\n{lines}"
         ),
         "read" => format!("[[rule]]\nname = \"r\"\naction = \"read\"\n{lines}"),
+        "break_glass" => format!("[[break_glass]]\nsubject = \"s@example.com\"\n{lines}"),
+        "approver" => format!("[[approver]]\nsubject = \"s@example.com\"\n{lines}"),
         _ => lines,
     }
 }
@@ -117,6 +119,18 @@ fn every_mistake_is_named_and_marked_and_has_a_fix() {
         ("connect", r#"to = "a.example:x"; verdict = "ask""#, r#""a.ex"#, "not a port", "65535"),
         ("connect", r#"verdict = "maybe""#, r#""maybe""#, "not one of", "use one of"),
         ("connect", r#"verdict = "allow"; quorum = 2"#, "2", "no meaning", "remove"),
+        ("connect", r#"verdict = "deny"; assurance = "chat""#, r#""chat""#, "no meaning", "remove"),
+        ("connect", r#"verdict = "ask"; assurance = "paskey""#, r#""paskey""#, "not one of", "`passkey`"),
+        ("connect", r#"verdict = "ask"; assurance = "passkey""#, r#""passkey""#, "nobody could approve", "[[approver]]"),
+        ("", r#"[[approver]]; subject = "a""#, "[[approver]]", "`passkeys` is missing", "passkeys = "),
+        ("", r#"[[approver]]; subject = " "; passkeys = "es256:approver.example.com:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA""#, r#"" ""#, "not a person", "mail address"),
+        ("approver", r#"passkeys = ["es256:approver.example.com:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "es256:approver.example.com:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]"#, r#""es256"#, "already, for s@", "one person"),
+        ("approver", "passkeys = []", "[]", "empty", "at least one"),
+        ("approver", r#"passkeys = "es256:192.0.2.1:AAAA""#, r#""es256"#, "not a passkey", "passkeys list"),
+        ("break_glass", r#"keys = "LW82YMa6sUMeCBBp8p4rPBMt1OkxLkBrUFFYSsrmWRM=""#, r#""s@ex"#, "needs 2 people", "another [[break_glass]]"),
+        ("break_glass", r#"keys = "AAAA""#, r#""AAAA""#, "Ed25519 public key", "break-glass key"),
+        ("break_glass", r#"keys = ["LW82YMa6sUMeCBBp8p4rPBMt1OkxLkBrUFFYSsrmWRM=", "LW82YMa6sUMeCBBp8p4rPBMt1OkxLkBrUFFYSsrmWRM="]"#, r#""LW82"#, "already, for s@", "one person"),
+        ("break_glass", "keys = []", "[]", "empty", "at least one"),
         ("connect", r#"verdict = "deny"; hold = "1m""#, r#""1m""#, "no meaning", "remove"),
         ("connect", r#"verdict = "ask"; quorum = 0"#, "0", "quorum of 0", "1 to 16"),
         ("connect", r#"verdict = "ask"; quorum = -1"#, "-1", "quorum of -1", "1 to 16"),
