@@ -16,9 +16,16 @@ use crate::host_api::now;
 use crate::keys::{Keys, KeysError};
 use crate::serve::{Gateway, ServeError};
 use crate::store::hosts::TOKEN_LIFE_MS;
+use crate::store::notices;
 use crate::store::people::{Account, AccountError};
 use crate::store::{Store, StoreError};
 use crate::token::{PERSONAL, Secret};
+
+mod hosts;
+mod oidc;
+mod passkeys;
+mod report;
+mod standing;
 
 /// sysexits.h: EX_CONFIG.
 const EXIT_CONFIG: u8 = 78;
@@ -68,9 +75,36 @@ enum Verb {
     /// People who may answer
     #[command(subcommand)]
     Accounts(Accounts),
-    /// Enrolled hosts
+    /// Keys by which people sign in and sign approvals
     #[command(subcommand)]
-    Hosts(Hosts),
+    Passkeys(passkeys::Passkeys),
+    /// Who somebody at the identity provider is here
+    #[command(subcommand)]
+    Oidc(oidc::Oidc),
+    /// People in the place of others, for a time
+    #[command(subcommand)]
+    Delegate(standing::Delegate),
+    /// Show every group: its members, who is on call, who is asked when nobody answers
+    Roster {
+        #[command(flatten)]
+        out: Out,
+    },
+    /// Enrolled hosts and their ledgers
+    #[command(subcommand)]
+    Hosts(hosts::Hosts),
+    /// Print the key that decisions are signed with, for `syshold ledger verify --gateway-key`
+    DecisionKey {
+        #[command(flatten)]
+        out: Out,
+    },
+    /// Print the key that cosigns the ledgers of hosts, for `syshold ledger verify --witness`
+    WitnessKey {
+        #[command(flatten)]
+        out: Out,
+    },
+    /// How people use this
+    #[command(subcommand)]
+    Report(report::Report),
     /// Read and prove the gateway's ledger
     Ledger(LedgerArgs),
     /// Check the configuration
@@ -102,24 +136,15 @@ enum Accounts {
         #[command(flatten)]
         out: Out,
     },
-    /// Replace a person's token; also brings a disabled account back
-    Token {
+    /// Forget which chat accounts are a person's
+    Unlink {
         name: String,
         #[command(flatten)]
         out: Out,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum Hosts {
-    /// List every host
-    List {
-        #[command(flatten)]
-        out: Out,
-    },
-    /// Believe a host no more, at once
-    Disable {
-        host_id: HostId,
+    /// Replace a person's token; also brings a disabled account back
+    Token {
+        name: String,
         #[command(flatten)]
         out: Out,
     },
@@ -148,8 +173,28 @@ enum Failure {
     Group(String),
     #[error("there is no account {0:?}; see `syshold-approver accounts list`")]
     NoAccount(String),
+    #[error("there is no passkey {0:?}; see `syshold-approver passkeys list`")]
+    NoPasskey(String),
+    #[error("no identity provider is configured: add [oidc] with `issuer` and `client_id`")]
+    NoOidc,
+    #[error("a subject has 1 to 255 bytes: copy it from the sign-in page or the provider")]
+    Subject,
+    #[error("that subject signs in as {0}; end that first: `syshold-approver oidc unlink SUBJECT`")]
+    Linked(String),
+    #[error("nobody is linked to that subject; see `syshold-approver oidc list`")]
+    NoLink,
+    #[error("browsers bind no key to {0}: set inbox_url (or names) to a host name")]
+    NoSite(String),
+    #[error("there is no delegation {0} that goes on; see `syshold-approver delegate list`")]
+    NoDelegation(i64),
+    #[error("{0:?} is no length of time: write hours or days, such as 12h or 14d, at most 90d")]
+    Time(String),
+    #[error("{0} answers in their own place already")]
+    OwnPlace(String),
     #[error("there is no host {0}; see `syshold-approver hosts list`")]
     NoHost(HostId),
+    #[error("nothing of a ledger of {0} was cosigned; see `syshold-approver hosts list`")]
+    NoLog(HostId),
     #[error("{}: no gateway has been set up here; run `syshold-approver init` or start the service", .0.display())]
     NotSetUp(PathBuf),
     #[error(transparent)]
@@ -178,12 +223,15 @@ pub fn run(args: Args) -> ExitCode {
             eprintln!("syshold-approver: {error}");
             match error {
                 Failure::Config(_)
-                | Failure::Serve(ServeError::Slack(_) | ServeError::Listen { .. }) => {
+                | Failure::NoSite(_)
+                | Failure::Serve(ServeError::Channel(_) | ServeError::Listen { .. }) => {
                     ExitCode::from(EXIT_CONFIG)
                 }
                 Failure::Name(_)
                 | Failure::AccountName(_)
                 | Failure::Email(_)
+                | Failure::Time(_)
+                | Failure::OwnPlace(_)
                 | Failure::Group(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
@@ -205,7 +253,14 @@ fn execute(args: Args) -> Result<ExitCode, Failure> {
         Verb::Serve => serve(&config)?,
         Verb::EnrolToken { minutes, out } => enrol_token(&config, minutes, &out)?,
         Verb::Accounts(verb) => accounts(&config, verb)?,
-        Verb::Hosts(verb) => hosts(&config, verb)?,
+        Verb::Passkeys(verb) => passkeys::run(&config, verb)?,
+        Verb::Oidc(verb) => oidc::run(&config, verb)?,
+        Verb::Delegate(verb) => standing::delegate(&config, verb)?,
+        Verb::Roster { out } => standing::roster(&config, &out)?,
+        Verb::Hosts(verb) => hosts::run(&config, verb)?,
+        Verb::WitnessKey { out } => hosts::witness_key(&config, &out)?,
+        Verb::DecisionKey { out } => hosts::decision_key(&config, &out)?,
+        Verb::Report(verb) => report::run(&config, verb)?,
         Verb::Ledger(args) => {
             let db = config.dir.join(evidence::FILE);
             return Ok(syshold_ledger::cli::run_at(&args, &db));
@@ -222,7 +277,7 @@ fn init(config: &Config, names: Vec<String>, out: &Out) -> Result<(), Failure> {
         return Err(Failure::Name(bad.clone()));
     }
     let keys = Keys::open_or_init(&config.dir, &names)?;
-    Store::open(&config.dir)?;
+    Store::of(config, false)?;
     let (dir, ca) = (config.dir.display(), keys.ca_sha256());
     let value = json!({"dir": config.dir, "ca_sha256": ca, "decision_key": keys.decision.public()});
     let text = format!(
@@ -323,6 +378,20 @@ fn accounts(config: &Config, verb: Accounts) -> Result<(), Failure> {
                 &format!("{name} can answer no more"),
             )
         }
+        Accounts::Unlink { name, out } => {
+            if !store
+                .accounts()?
+                .iter()
+                .any(|a| a.name.eq_ignore_ascii_case(&name))
+            {
+                return Err(Failure::NoAccount(name));
+            }
+            let count = store.write(|tx| notices::unlink(tx, &name))?;
+            out.print(
+                &json!({"name": name, "unlinked": count}),
+                &format!("{name}: {count} chat accounts forgotten"),
+            )
+        }
         Accounts::Token { name, out } => {
             let token = Secret::generate(PERSONAL);
             if !store.replace_token(&name, token.digest())? {
@@ -393,38 +462,6 @@ fn hand_out(value: &serde_json::Value, token: &Secret, out: &Out) -> Result<(), 
     note("this personal token is shown once; keep it like a password")
 }
 
-fn hosts(config: &Config, verb: Hosts) -> Result<(), Failure> {
-    let (_, store) = open(config)?;
-    match verb {
-        Hosts::List { out } => {
-            let all = store.hosts()?;
-            let rows = all.iter().map(|h| {
-                vec![
-                    h.id.to_string(),
-                    h.name.clone(),
-                    h.key.keyid().to_string(),
-                    h.enrolled_at.to_string(),
-                    ended(h.disabled_at),
-                ]
-            });
-            let values: Vec<_> = all
-                .iter()
-                .map(|h| json!({"host_id": h.id, "name": h.name, "keyid": h.key.keyid().to_string(), "enrolled_at": h.enrolled_at, "disabled_at": h.disabled_at}))
-                .collect();
-            out.table(&values, &["host", "name", "key", "enrolled", "state"], rows)
-        }
-        Hosts::Disable { host_id, out } => {
-            if !store.disable_host(&host_id, now())? {
-                return Err(Failure::NoHost(host_id));
-            }
-            out.print(
-                &json!({"host_id": host_id, "disabled": true}),
-                &format!("{host_id} is believed no more"),
-            )
-        }
-    }
-}
-
 fn ended(at: Option<UnixMs>) -> String {
     at.map_or_else(|| "active".to_owned(), |at| format!("disabled {at}"))
 }
@@ -433,7 +470,7 @@ fn open(config: &Config) -> Result<(Keys, Store), Failure> {
     if !config.dir.join("ca.pem").exists() {
         return Err(Failure::NotSetUp(config.dir.clone()));
     }
-    Ok((Keys::open(&config.dir)?, Store::open(&config.dir)?))
+    Ok((Keys::open(&config.dir)?, Store::of(config, false)?.0))
 }
 
 /// For people only, never in the way of a pipe.

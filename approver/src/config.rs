@@ -8,6 +8,17 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::channels;
+use crate::channels::config::{Channels, RawChannels, RawNotify};
+use crate::limits::Limits;
+use crate::roster::Roster;
+
+mod groups;
+mod oidc;
+mod state;
+pub use groups::milliseconds;
+pub use state::Postgres;
+
 /// Where the file is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/syshold/approver.toml";
 /// Where state is unless the file says otherwise.
@@ -25,8 +36,17 @@ pub struct Config {
     pub inbox_url: Option<String>,
     /// A certificate of your own for the people listener, in place of the one this gateway makes.
     pub people_tls: Option<TlsFiles>,
-    pub slack_webhook_url_file: Option<PathBuf>,
-    pub max_pending_per_host: u32,
+    /// Where people are told.
+    pub channels: Channels,
+    /// Where Prometheus scrapes, in the clear; nothing in it is secret.
+    pub metrics_listen: Option<SocketAddr>,
+    pub limits: Limits,
+    /// Who is on call, and who is asked when nobody answers.
+    pub roster: Roster,
+    /// Where people sign in beside here.
+    pub oidc: Option<crate::oidc::Settings>,
+    /// Where the state is, if not in a file below `dir`.
+    pub postgres: Option<Postgres>,
 }
 
 /// A certificate chain and its key, as PEM files.
@@ -47,8 +67,16 @@ struct RawConfig {
     inbox_url: Option<Spanned<String>>,
     people_tls_cert: Option<Spanned<PathBuf>>,
     people_tls_key: Option<Spanned<PathBuf>>,
-    slack_webhook_url_file: Option<Spanned<PathBuf>>,
+    channel: RawChannels,
+    notify: RawNotify,
+    metrics_listen: Option<SocketAddr>,
     max_pending_per_host: Option<Spanned<u32>>,
+    max_pending_per_agent: Option<Spanned<u32>>,
+    max_prompts_per_agent: Option<Spanned<u32>>,
+    auto_deny_after: Option<u32>,
+    group: Vec<groups::RawGroup>,
+    oidc: Option<oidc::RawOidc>,
+    postgres: Option<state::RawPostgres>,
 }
 
 /// A file that cannot be used.
@@ -168,15 +196,20 @@ impl Config {
                 .zip(absolute(key, &at)?)
                 .map(|(cert, key)| TlsFiles { cert, key }),
         };
-        let max_pending_per_host = match raw.max_pending_per_host {
-            Some(most) if *most.get_ref() == 0 => {
-                return Err(at(
-                    most.span(),
-                    "no host could ask anything".to_owned(),
-                    "give a number from 1",
-                ));
-            }
-            most => most.map_or(2000, Spanned::into_inner),
+        let most = |value: Option<Spanned<u32>>, usual| match value {
+            Some(most) if *most.get_ref() == 0 => Err(at(
+                most.span(),
+                "nobody could ask anything".to_owned(),
+                "give a number from 1",
+            )),
+            most => Ok(most.map_or(usual, Spanned::into_inner)),
+        };
+        let usual = Limits::default();
+        let limits = Limits {
+            pending_per_host: most(raw.max_pending_per_host, usual.pending_per_host)?,
+            pending_per_agent: most(raw.max_pending_per_agent, usual.pending_per_agent)?,
+            prompts_per_agent: most(raw.max_prompts_per_agent, usual.prompts_per_agent)?,
+            auto_deny_after: raw.auto_deny_after.unwrap_or(usual.auto_deny_after),
         };
         Ok(Self {
             dir,
@@ -185,8 +218,12 @@ impl Config {
             people_listen,
             inbox_url,
             people_tls,
-            slack_webhook_url_file: absolute(raw.slack_webhook_url_file, &at)?,
-            max_pending_per_host,
+            channels: channels::config::channels(raw.channel, raw.notify, &at)?,
+            metrics_listen: raw.metrics_listen,
+            limits,
+            roster: groups::roster(raw.group, &at)?,
+            oidc: oidc::settings(raw.oidc, &at)?,
+            postgres: raw.postgres.map(|raw| raw.check(&at)).transpose()?,
         })
     }
 
@@ -296,7 +333,7 @@ mod tests {
         let live: String = shipped
             .lines()
             .filter_map(|line| line.strip_prefix('#'))
-            .filter(|line| line.contains(" = "))
+            .filter(|line| line.contains(" = ") || line.starts_with('['))
             .map(|line| format!("{}\n", line.trim_start()))
             .collect();
         parse(&live).expect("every commented key is one the parser knows");
@@ -316,7 +353,69 @@ mod tests {
             ("max_pending_per_host = 0", ":1:24:", "from 1"),
             ("host_listen = \"8443\"", ":1:15:", "docs/approver.md"),
             ("surprise = 1", ":1:1:", "docs/approver.md"),
+            ("[[group]]\nname = \"a b\"", ":2:8:", "accounts list"),
+            (
+                "[[group]]\nname = \"a\"\n[[group]]\nname = \"a\"",
+                ":4:8:",
+                "one of the two",
+            ),
+            (
+                "[[group]]\nname = \"a\"\non_call = [\"b\"]",
+                ":3:11:",
+                "together",
+            ),
+            (
+                "[[group]]\nname = \"a\"\non_call = []\nturn = \"7d\"\nfrom = \"2026-01-05T09:00:00Z\"",
+                ":3:11:",
+                "at least one",
+            ),
+            (
+                "[[group]]\nname = \"a\"\non_call = [\"b\"]\nturn = \"0d\"\nfrom = \"2026-01-05T09:00:00Z\"",
+                ":4:8:",
+                "7d",
+            ),
+            (
+                "[[group]]\nname = \"a\"\non_call = [\"b\"]\nturn = \"7d\"\nfrom = \"monday\"",
+                ":5:8:",
+                "zone",
+            ),
+            (
+                "[[group]]\nname = \"a\"\nescalate_after = \"2m\"",
+                ":3:18:",
+                "together",
+            ),
+            (
+                "[[group]]\nname = \"a\"\nescalate_after = \"2m\"\nescalate_to = [\"a\"]",
+                ":4:15:",
+                "another group",
+            ),
+            (
+                "[oidc]\nissuer = \"http://x\"\nclient_id = \"a\"",
+                ":2:10:",
+                "to the letter",
+            ),
+            (
+                "[oidc]\nissuer = \"https://x\"\nclient_id = \"a\"\nallowed_groups = []",
+                ":4:18:",
+                "leave the key out",
+            ),
+            (
+                "[oidc]\nissuer = \"https://x\"\nclient_id = \"a\"\nclient_secret_file = \"s\"",
+                ":4:22:",
+                "start it with /",
+            ),
             ("dir = ", ":1:", "docs/approver.md"),
+            ("[postgres]\nurl = \"mysql://x\"", ":2:7:", "postgresql://"),
+            (
+                "[postgres]\nurl = \"postgresql://u@h/d?sslmode=disable\"",
+                ":2:7:",
+                "sslmode",
+            ),
+            (
+                "[postgres]\nurl = \"postgresql:///d\"",
+                ":2:7:",
+                "postgresql://",
+            ),
         ];
         for (text, place, fix) in table {
             let error = parse(text).unwrap_err();

@@ -10,9 +10,10 @@ use serde_json::json;
 use syshold_ledger::{
     AppendError, Committed, Draft, HostName, Kind, Ledger, OpenError, Pending, leaf,
 };
+use syshold_protocol::break_glass::Notice;
 use syshold_protocol::{
-    Approver, Assurance, Channel, Decision, DecisionVerdict, Digest, Outcome, OutcomeResult,
-    Request, UnixMs,
+    Approver, Channel, Decision, DecisionId, DecisionVerdict, Digest, Outcome, OutcomeResult,
+    Request, Subject, UnixMs,
 };
 
 use crate::keys::Keys;
@@ -50,6 +51,7 @@ impl Evidence {
         let start = Draft::new(Kind::Start)
             .field("version", env!("CARGO_PKG_VERSION"))
             .field("decision_key", &keys.decision.public())
+            .field("witness", &keys.witness.verifier().to_string())
             .field("ca_sha256", &keys.ca_sha256());
         ledger.append(start).await?;
         Ok(Self {
@@ -75,6 +77,12 @@ impl Evidence {
         Ok(self.ledger.append(draft))
     }
 
+    /// Records what another gateway's ledger has: each is whole by itself.
+    pub async fn asked(&self, filed: &Filed) -> Result<(), EvidenceError> {
+        self.request(filed).await?.await?;
+        Ok(())
+    }
+
     /// Queues a decision.
     pub async fn decision(
         &self,
@@ -84,6 +92,9 @@ impl Evidence {
     ) -> Result<Pending, EvidenceError> {
         self.policy(filed).await?;
         let (by, cause) = match decision.verdict {
+            DecisionVerdict::Deny if decision.approvers.is_empty() => {
+                (leaf::DecidedBy::Policy, Some("denied three times lately"))
+            }
             DecisionVerdict::Approve | DecisionVerdict::ApproveModified | DecisionVerdict::Deny => {
                 (leaf::DecidedBy::Human, None)
             }
@@ -133,6 +144,45 @@ impl Evidence {
                 held_ms: Some(outcome.held_ms),
             });
         self.append(draft).await?;
+        Ok(())
+    }
+
+    /// Records that a host lets an agent through without asking.
+    pub async fn break_glass(&self, notice: &Notice, host_name: &str) -> Result<(), EvidenceError> {
+        let draft = Draft::new(Kind::BreakGlass)
+            .agent(&leaf::Agent {
+                name: notice.order.agent.clone(),
+                ..leaf::Agent::default()
+            })
+            .field(
+                "asker",
+                &json!({"host_id": notice.host_id, "name": host_name}),
+            )
+            .field("decision_id", &notice.order.order_id.to_string())
+            .field("order", &notice.order)
+            .field("signers", &notice.signers);
+        self.append(draft).await?;
+        Ok(())
+    }
+
+    /// Records what somebody found when they looked at it afterwards.
+    pub async fn review(
+        &self,
+        order: DecisionId,
+        by: &Subject,
+        text: &str,
+    ) -> Result<(), EvidenceError> {
+        let draft = Draft::new(Kind::Review)
+            .field("decision_id", &order.to_string())
+            .field("by", by)
+            .field("review", text);
+        self.append(draft).await?;
+        Ok(())
+    }
+
+    /// Records something about the ledger of a host.
+    pub async fn log(&self, kind: Kind, said: &serde_json::Value) -> Result<(), EvidenceError> {
+        self.append(Draft::new(kind).field("log", said)).await?;
         Ok(())
     }
 
@@ -261,21 +311,19 @@ fn approver(approver: &Approver, asked: UnixMs) -> leaf::Approver {
             Channel::Web => "web",
         }
         .to_owned(),
-        method: match approver.assurance {
-            Assurance::Chat => "chat",
-            Assurance::Token => "token",
-            Assurance::Session => "session",
-            Assurance::Passkey => "passkey",
-        }
-        .to_owned(),
-        signature: None,
+        method: approver.assurance.to_string(),
+        signature: approver
+            .proof
+            .as_ref()
+            .map(|proof| proof.assertion.signature.clone().into()),
         comment: approver.reason.clone(),
         asked: Some(asked.to_string()),
         answered: Some(approver.at.to_string()),
     }
 }
 
-fn word(result: OutcomeResult) -> &'static str {
+/// An outcome as it is called in JSON.
+pub(crate) fn word(result: OutcomeResult) -> &'static str {
     match result {
         OutcomeResult::Resumed => "resumed",
         OutcomeResult::Denied => "denied",

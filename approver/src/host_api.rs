@@ -13,6 +13,8 @@
 //! | `GET /v1/requests/{id}/decision?wait=25[&after=DECISION_ID]` | `Syshold-Auth` | 200 DSSE of `Decision` · 202 `RequestState` · 401 · 403 · 404 |
 //! | `DELETE /v1/requests/{id}` | `Syshold-Auth` | 204 withdrawn (also when it was already) · 401 · 403 · 404 · 409 `decided` (approved, denied or expired: post the outcome instead) |
 //! | `POST /v1/requests/{id}/outcome` | body: DSSE of `Outcome` | 204 (also the same bytes again) · 400 · 401 · 403 · 404 · 409 `conflict` (more than 8 of them) · 422 |
+//! | `POST /v1/break-glass` | body: DSSE of `break_glass::Notice` | 204 (also the same order again) · 400 · 401 · 403 · 422 · 429 `too-many-orders` + Retry-After |
+//! | `PUT /v1/log`, `POST /add-checkpoint` | | the witness of hosts' ledgers: [`crate::witness`] |
 //! | `GET /v1/health` | none | 204 |
 //!
 //! Any call may also answer 503 `busy` or `ledger` + Retry-After (retry with back-off, 1 to 30 s with
@@ -47,23 +49,27 @@ use axum::routing::{get, post, put};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE};
 use serde::{Deserialize, Serialize};
+use syshold_ledger::note::NoteSigner;
+use syshold_protocol::break_glass::{MAX_REASON, MAX_RULES, Notice};
 use syshold_protocol::dsse::{self, Call, DsseError, Opened, Payload};
 use syshold_protocol::{
-    DecisionId, EnrolRequest, EnrolResponse, HostId, Outcome, PinnedKeys, PublicKey, Request,
-    RequestId, UnixMs, VERSION,
+    DecisionId, EnrolRequest, EnrolResponse, HostId, LogClaim, Outcome, PinnedKeys, PublicKey,
+    Request, RequestId, UnixMs, VERSION,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::desk::{Desk, Look};
 use crate::http::{self, Fault};
+use crate::store::break_glass::Told;
 use crate::store::hosts::{Enrolment, Host};
 use crate::store::requests::Filing;
+use crate::witness;
 
 /// The header of calls without a signed body.
 pub const AUTH: &str = "syshold-auth";
 /// How far a host's clock may be from the gateway's in [`AUTH`].
-const AUTH_SKEW_MS: u64 = 120_000;
+pub(crate) const AUTH_SKEW_MS: u64 = 120_000;
 /// How far ahead a hold may end, and how far in the future a request may have been made.
 const MAX_HOLD_MS: u64 = 24 * 60 * 60 * 1000;
 const MAX_AHEAD_MS: u64 = 5 * 60 * 1000;
@@ -78,6 +84,8 @@ pub struct HostApi {
     pub desk: Arc<Desk>,
     pub ca_pem: Arc<str>,
     pub key: PublicKey,
+    /// Cosigns the ledgers of hosts.
+    pub witness: Arc<NoteSigner>,
     /// Turns true when the gateway stops: long-polls end.
     pub stopping: watch::Receiver<bool>,
     /// Called with each new request.
@@ -92,6 +100,9 @@ pub fn routes(api: HostApi) -> Router {
         .route("/v1/requests/{id}", put(file).delete(withdraw))
         .route("/v1/requests/{id}/decision", get(decision))
         .route("/v1/requests/{id}/outcome", post(outcome))
+        .route("/v1/break-glass", post(break_glass))
+        .route("/v1/log", put(witness::claim))
+        .route("/add-checkpoint", post(witness::add_checkpoint))
         .fallback(http::no_path)
         .method_not_allowed_fallback(http::no_method)
         .with_state(api)
@@ -121,6 +132,7 @@ async fn enrol(State(api): State<HostApi>, body: Body) -> Result<Response, Fault
                 host_id,
                 ca_pem: api.ca_pem.to_string(),
                 gateway_keys: vec![api.key],
+                witness: api.witness.verifier().to_string(),
             };
             Ok((StatusCode::CREATED, json(&answer)).into_response())
         }
@@ -172,6 +184,10 @@ async fn file(State(api): State<HostApi>, Id(id): Id, body: Body) -> Result<Stat
             }
             Ok(StatusCode::CREATED)
         }
+        Filing::Fatigue => {
+            tracing::info!(%id, host = %host.id, agent = request.agent.name, rule = request.policy.rule, "denied without asking: people denied the same three times");
+            Ok(StatusCode::CREATED)
+        }
         Filing::Known => Ok(StatusCode::OK),
         Filing::Conflict => Err(Fault::new(
             StatusCode::CONFLICT,
@@ -181,7 +197,7 @@ async fn file(State(api): State<HostApi>, Id(id): Id, body: Body) -> Result<Stat
         Filing::TooMany => Err(Fault::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too-many-pending",
-            "This host has too many undecided requests",
+            "This host, or this agent, has too many undecided requests",
         )
         .retry(5)),
     }
@@ -231,12 +247,19 @@ async fn decision(
             };
         }
         // What time ends, this very poll notices.
-        let ends = state.map_or(1000, |state| state.expires_at.since(now) + 1);
+        let ends = state
+            .as_ref()
+            .map_or(1000, |state| state.expires_at.since(now) + 1);
         let pause = until.min(Instant::now() + Duration::from_millis(ends));
-        tokio::select! {
-            () = woken => {}
-            () = tokio::time::sleep_until(pause) => {}
-            _ = api.stopping.wait_for(|stopping| *stopping) => {}
+        let woke = tokio::select! {
+            biased;
+            () = woken => true,
+            _ = api.stopping.wait_for(|stopping| *stopping) => true,
+            () = tokio::time::sleep_until(pause) => false,
+        };
+        // Whatever changes a request wakes those who wait for it: it is where it was.
+        if let (false, Some(state), true) = (woke, state, pause == until) {
+            return Ok((StatusCode::ACCEPTED, json(&state)).into_response());
         }
     }
 }
@@ -264,6 +287,42 @@ async fn outcome(State(api): State<HostApi>, Id(id): Id, body: Body) -> Result<S
         .outcome(opened.value, opened.payload_sha256, now())
         .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The host has let an agent through by an order; nothing here decides, everybody hears of it.
+async fn break_glass(State(api): State<HostApi>, body: Body) -> Result<StatusCode, Fault> {
+    let bytes = http::body(body).await?;
+    let (host, opened) = open::<Notice>(&api.desk, &bytes).await?;
+    let notice = opened.value;
+    let order = &notice.order;
+    let name = |text: &String| (1..=256).contains(&text.len());
+    let good = notice.v == VERSION
+        && order.host_id == notice.host_id
+        && (1..=MAX_REASON).contains(&order.reason.len())
+        && order.rules.len() <= MAX_RULES
+        && order.rules.iter().chain([&order.agent]).all(name)
+        && notice.signers.len() <= 32
+        && notice.groups.len() <= 1024
+        && notice.groups.iter().all(name);
+    if !good {
+        return Err(Fault::unacceptable(
+            "v, or an order that is not this host's, or a field that is too long",
+        ));
+    }
+    let (agent, order_id) = (order.agent.clone(), order.order_id);
+    match api.desk.break_glass(notice, host.name, now()).await? {
+        Told::New => {
+            tracing::error!(host = %host.id, agent, %order_id, "BREAK-GLASS: a host lets an agent through without asking");
+            Ok(StatusCode::NO_CONTENT)
+        }
+        Told::Known => Ok(StatusCode::NO_CONTENT),
+        Told::TooMany => Err(Fault::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-orders",
+            "This host has told of too many orders within a day",
+        )
+        .retry(3600)),
+    }
 }
 
 /// Whose [`AUTH`] it is, for this very call, now.
@@ -305,7 +364,7 @@ async fn caller(desk: &Desk, parts: &Parts) -> Result<Host, Fault> {
 }
 
 /// Every payload names its host.
-trait FromHost: Payload {
+pub(crate) trait FromHost: Payload {
     fn host_id(&self) -> &HostId;
 }
 
@@ -321,6 +380,18 @@ impl FromHost for Outcome {
     }
 }
 
+impl FromHost for Notice {
+    fn host_id(&self) -> &HostId {
+        &self.host_id
+    }
+}
+
+impl FromHost for LogClaim {
+    fn host_id(&self) -> &HostId {
+        &self.host_id
+    }
+}
+
 impl FromHost for Call {
     fn host_id(&self) -> &HostId {
         &self.host_id
@@ -328,7 +399,10 @@ impl FromHost for Call {
 }
 
 /// Opens an envelope with the key of the host it says it is from.
-async fn open<T: FromHost>(desk: &Desk, bytes: &[u8]) -> Result<(Host, Opened<T>), Fault> {
+pub(crate) async fn open<T: FromHost>(
+    desk: &Desk,
+    bytes: &[u8],
+) -> Result<(Host, Opened<T>), Fault> {
     let bad_signature = || {
         Fault::new(
             StatusCode::UNAUTHORIZED,
@@ -412,7 +486,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     all.next().is_none().then_some(first)
 }
 
-const DSSE: &str = "application/vnd.dsse.envelope.v1+json";
+pub(crate) const DSSE: &str = "application/vnd.dsse.envelope.v1+json";
 
 fn json<T: Serialize>(value: &T) -> axum::Json<&T> {
     axum::Json(value)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use syshold_protocol::{MAX_ENVELOPE, Problem, problem};
@@ -173,7 +173,13 @@ impl From<Refusal> for Fault {
                 "self_approval",
                 "You may not approve your own agent",
             ),
+            Refusal::OwnOrder => (StatusCode::FORBIDDEN, "own_order", "You signed this order"),
             Refusal::NotInGroup(_) => (StatusCode::FORBIDDEN, "not_in_group", "You are not asked"),
+            Refusal::Assurance(_) => (
+                StatusCode::FORBIDDEN,
+                "assurance",
+                "The rule asks for a stronger proof of who you are",
+            ),
             Refusal::Stale => (
                 StatusCode::PRECONDITION_FAILED,
                 "stale",
@@ -189,9 +195,15 @@ impl From<Refusal> for Fault {
     }
 }
 
-/// The whole body, if it is short and comes soon.
+/// The whole body, if it is short and comes soon. So many are read at once; the others wait.
 pub async fn body(body: Body) -> Result<Bytes, Fault> {
-    match tokio::time::timeout(BODY_TIME, to_bytes(body, MAX_ENVELOPE)).await {
+    static READERS: Semaphore = Semaphore::const_new(1024);
+    let read = async {
+        // Never closed.
+        let _seat = READERS.acquire().await;
+        to_bytes(body, MAX_ENVELOPE).await
+    };
+    match tokio::time::timeout(BODY_TIME, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
         // Any other error is a client that has gone and reads no answer.
         Ok(Err(_)) => Err(Fault::new(
@@ -207,12 +219,26 @@ pub async fn body(body: Body) -> Result<Bytes, Fault> {
     }
 }
 
+/// How many calls run at once on one listener. Those without a body wait cheaply, and every request that
+/// waits has one; they do not take the place of those that bring something.
+#[derive(Debug)]
+pub struct Slots {
+    looking: Semaphore,
+    bringing: Semaphore,
+}
+
+impl Slots {
+    /// So many GET and HEAD, and so many of all others.
+    pub fn new(looking: usize, bringing: usize) -> Arc<Self> {
+        Arc::new(Self {
+            looking: Semaphore::new(looking),
+            bringing: Semaphore::new(bringing),
+        })
+    }
+}
+
 /// Lets so many calls run at once, each for a bounded time; the rest are told to come again.
-pub async fn bounded(
-    State(slots): State<Arc<Semaphore>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub async fn bounded(State(slots): State<Arc<Slots>>, request: Request, next: Next) -> Response {
     let busy = || {
         Fault::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -220,6 +246,10 @@ pub async fn bounded(
             "Too many calls at once",
         )
         .retry(2)
+    };
+    let slots = match *request.method() {
+        Method::GET | Method::HEAD => &slots.looking,
+        _ => &slots.bringing,
     };
     let Ok(_slot) = slots.try_acquire() else {
         return busy().into_response();
@@ -266,4 +296,53 @@ pub async fn no_method() -> Fault {
         "method",
         "This path has other methods",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_looks_and_who_brings_have_places_of_their_own() {
+        let begun = Arc::new(Semaphore::new(0));
+        let hang = |begun: Arc<Semaphore>| async move {
+            begun.add_permits(1);
+            std::future::pending::<()>().await;
+        };
+        let (looks, brings) = (Arc::clone(&begun), Arc::clone(&begun));
+        let routes = get(move || hang(looks)).post(move || hang(brings));
+        let app = Router::new()
+            .route("/", routes)
+            .layer(from_fn_with_state(Slots::new(2, 1), bounded));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let call = |method: &str| {
+            let call = format!("{method} / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            tokio::spawn(async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(call.as_bytes()).await.unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.unwrap();
+                answer
+            })
+        };
+        let mut hanging = Vec::new();
+        for method in ["GET", "GET", "POST"] {
+            hanging.push(call(method));
+            begun.acquire().await.unwrap().forget();
+        }
+        for method in ["GET", "HEAD", "POST"] {
+            let answer = call(method).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{method}: {answer}");
+            assert!(answer.contains("retry-after: 2\r\n"), "{method}: {answer}");
+        }
+        assert!(hanging.iter().all(|call| !call.is_finished()));
+    }
 }

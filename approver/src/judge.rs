@@ -2,7 +2,7 @@
 use std::num::NonZeroU16;
 
 use syshold_protocol::request::effective_quorum;
-use syshold_protocol::{Digest, Request, RequestPhase, Scope, Subject};
+use syshold_protocol::{Assurance, Digest, Request, RequestPhase, Scope, Subject};
 
 use crate::store::people::Account;
 
@@ -57,6 +57,8 @@ pub enum Refusal {
     Decided(&'static str),
     #[error("the agent is yours: its owner and whoever launched it may deny, not approve")]
     SelfApproval,
+    #[error("you signed this order: somebody else has to review it")]
+    OwnOrder,
     #[error("only members of the group {0} may answer this")]
     NotInGroup(String),
     #[error("what you were shown has changed; look again")]
@@ -65,15 +67,39 @@ pub enum Refusal {
     Scope { chosen: Scope, offered: String },
     #[error("you have approved this already; it needs others too")]
     AlreadyApproved,
+    #[error("{}", unsure(*.0))]
+    Assurance(Assurance),
 }
 
-/// Judges one answer by one person.
-pub fn judge(case: &Case<'_>, who: &Account, answer: Answer) -> Result<Step, Refusal> {
+fn unsure(required: Assurance) -> &'static str {
+    match required {
+        Assurance::Passkey => {
+            "the rule asks for your passkey; open it in the inbox and approve it there"
+        }
+        Assurance::Session => "the rule asks for a signed-in person; approve it in the inbox",
+        Assurance::Token | Assurance::Chat => {
+            "the rule asks for more than a chat account; approve it in the inbox or with your token"
+        }
+    }
+}
+
+/// An approval needs the proof of identity that the rule asks for; anybody asked may deny.
+pub fn sure_enough(request: &Request, given: Assurance, answer: Answer) -> Result<(), Refusal> {
+    match (answer, request.assurance) {
+        (Answer::Approve { .. }, Some(required)) if given < required => {
+            Err(Refusal::Assurance(required))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Judges one answer by one person, who is `asked` for it ([`crate::roster`]).
+pub fn judge(case: &Case<'_>, who: &Account, asked: bool, answer: Answer) -> Result<Step, Refusal> {
     if let Some(word) = closed(case.phase) {
         return Err(Refusal::Decided(word));
     }
     let own = is_own_agent(case.request, who);
-    if !own && !is_asked(case.request, who) {
+    if !own && !asked {
         return Err(Refusal::NotInGroup(
             case.request.policy.approvers.clone().unwrap_or_default(),
         ));
@@ -143,15 +169,6 @@ pub fn is_own_agent(request: &Request, who: &Account) -> bool {
         .into_iter()
         .flatten()
         .any(|person| is_same(person, who))
-}
-
-/// Whether the rule asks `who`.
-pub fn is_asked(request: &Request, who: &Account) -> bool {
-    request
-        .policy
-        .approvers
-        .as_ref()
-        .is_none_or(|group| who.groups.contains(group))
 }
 
 fn is_same(person: &Subject, who: &Account) -> bool {

@@ -1,6 +1,7 @@
-//! The state folder's keys: the CA that hosts pin, and the key that decisions are signed with.
+//! The state folder's keys: the CA that hosts pin, the key that decisions are signed with, and the
+//! one that cosigns the ledgers of hosts.
 //!
-//! `ca.key`, `decision.key` (0600), `ca.pem` and `names` live in the folder (0700). The server
+//! `ca.key`, `decision.key`, `witness.key` (0600), `ca.pem` and `names` live in the folder (0700). The server
 //! certificate does not: it is made at each start, and again while running, long before it ends.
 use std::fs;
 use std::io::{self, Write as _};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rand_core::{OsRng, RngCore as _};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
@@ -17,8 +19,10 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use syshold_ledger::note::{NoteError, NoteSigner, Role};
 use syshold_protocol::dsse::KeyFileError;
 use syshold_protocol::{Digest, SigningKey};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::config::TlsFiles;
@@ -34,6 +38,7 @@ const DAY: u64 = 24 * 60 * 60;
 #[expect(missing_debug_implementations, reason = "holds private keys")]
 pub struct Keys {
     pub decision: SigningKey,
+    pub witness: Arc<NoteSigner>,
     ca_key: KeyPair,
     ca_pem: String,
     ca_der: CertificateDer<'static>,
@@ -47,6 +52,8 @@ pub enum KeysError {
     File { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     Decision { path: PathBuf, source: KeyFileError },
+    #[error("{}: {source}; restore it from a backup", path.display())]
+    Witness { path: PathBuf, source: NoteError },
     #[error("{}: {source}; restore it from a backup (a new CA means that every host enrols again)", path.display())]
     Authority { path: PathBuf, source: rcgen::Error },
     #[error("{}: not a PEM certificate or key; restore it from a backup", path.display())]
@@ -83,6 +90,7 @@ impl Keys {
                 source,
             }
         })?;
+        let witness = read_witness(&at("witness.key"))?;
         let ca_key = read_ca_key(&at("ca.key"))?;
         let ca_pem = String::from_utf8(read(&at("ca.pem"))?.to_vec())
             .map_err(|_| KeysError::Pem { path: at("ca.pem") })?;
@@ -99,6 +107,7 @@ impl Keys {
             .collect();
         Ok(Self {
             decision,
+            witness: Arc::new(witness),
             ca_key,
             ca_pem,
             ca_der,
@@ -114,6 +123,15 @@ impl Keys {
     /// The names given to `init`.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// What every gateway that shares its state has in common, by name.
+    pub fn named(&self) -> [(&'static str, String); 3] {
+        [
+            ("CA", self.ca_sha256().to_string()),
+            ("decision key", self.decision.public().to_string()),
+            ("witness key", self.witness.verifier().to_string()),
+        ]
     }
 
     /// What an enrolment token carries: SHA-256 of the CA certificate's DER.
@@ -175,6 +193,10 @@ fn init(dir: &Path, ca_path: &Path) -> Result<(), KeysError> {
     if !decision.exists() {
         write(&decision, SigningKey::generate().to_pem().as_bytes(), 0o600)?;
     }
+    let witness = dir.join("witness.key");
+    if !witness.exists() {
+        write(&witness, new_witness(&witness)?.as_bytes(), 0o600)?;
+    }
     let key_path = dir.join("ca.key");
     if !key_path.exists() {
         write(
@@ -229,6 +251,42 @@ fn keep_names(path: &Path, names: &[String]) -> Result<(), KeysError> {
         kept.push('\n');
     }
     write(path, kept.as_bytes(), 0o644)
+}
+
+/// A witness's key, under a name that no other gateway has.
+fn new_witness(path: &Path) -> Result<Zeroizing<String>, KeysError> {
+    let mut secret = Zeroizing::new([0; 32]);
+    OsRng.fill_bytes(&mut *secret);
+    let unique = Uuid::new_v4().simple().to_string();
+    let name = format!("syshold-gateway/{}", &unique[..12]);
+    let signer = NoteSigner::new(&name, Role::Witness, &secret).map_err(no_witness(path))?;
+    Ok(Zeroizing::new(format!("{}\n", *signer.secret_text())))
+}
+
+fn read_witness(path: &Path) -> Result<NoteSigner, KeysError> {
+    let bytes = read(path).map_err(|error| match error {
+        KeysError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            KeysError::Lost(path.to_owned())
+        }
+        error => error,
+    })?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| KeysError::Pem {
+        path: path.to_owned(),
+    })?;
+    let signer = NoteSigner::from_secret_text(text).map_err(no_witness(path))?;
+    if signer.verifier().role() == Role::Witness {
+        Ok(signer)
+    } else {
+        Err(no_witness(path)(NoteError::Key("a log's key")))
+    }
+}
+
+fn no_witness(path: &Path) -> impl Fn(NoteError) -> KeysError {
+    let path = path.to_owned();
+    move |source| KeysError::Witness {
+        path: path.clone(),
+        source,
+    }
 }
 
 fn read_ca_key(path: &Path) -> Result<KeyPair, KeysError> {
@@ -311,14 +369,26 @@ mod tests {
         let again = Keys::open_or_init(dir.path(), &[]).unwrap();
         assert_eq!(first.ca_sha256(), again.ca_sha256());
         assert_eq!(first.decision.public(), again.decision.public());
+        assert_eq!(first.witness.verifier(), again.witness.verifier());
         assert_eq!(again.names, ["gw.example.com"]);
-        for secret in ["ca.key", "decision.key"] {
+        for secret in ["ca.key", "decision.key", "witness.key"] {
             assert_eq!(
                 fs::metadata(dir.path().join(secret)).unwrap().mode() & 0o777,
                 0o600,
                 "{secret}"
             );
         }
+    }
+
+    #[test]
+    fn a_lost_witness_key_is_not_replaced_in_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        Keys::open_or_init(dir.path(), &[]).unwrap();
+        fs::remove_file(dir.path().join("witness.key")).unwrap();
+        assert!(matches!(
+            Keys::open_or_init(dir.path(), &[]),
+            Err(KeysError::Lost(_))
+        ));
     }
 
     #[test]

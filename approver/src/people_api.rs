@@ -10,19 +10,23 @@
 //! | `GET /v1/me` | 200 `{"name", "email", "groups": []}` |
 //! | `GET /v1/approvals[?state=pending]` | 200 `{"approvals": [Approval …]}`, newest first, at most 200. `state`: `pending` (waiting and late; the default), `all`, or one of the states |
 //! | `GET /v1/approvals/{id}` | 200 Approval · 404 |
-//! | `POST /v1/approvals/{id}/approve` `{"scope": "once", "rendered_sha256": "…", "reason"?: "…"}` | 200 Answered · 403 `self_approval`, `not_in_group` · 404 · 409 `decided`, `already_approved` · 412 `stale` · 422 `scope`, `unacceptable` · 503 `ledger` |
+//! | `POST /v1/approvals/{id}/approve` `{"scope": "once", "rendered_sha256": "…", "reason"?: "…"}` | 200 Answered · 403 `self_approval`, `not_in_group`, `assurance` · 404 · 409 `decided`, `already_approved` · 412 `stale` · 422 `scope`, `unacceptable` · 503 `ledger` |
 //! | `POST /v1/approvals/{id}/deny` `{"reason": "…"}` | 200 Answered · 403 `not_in_group` · 404 · 409 `decided` · 422 |
 //!
 //! Any call: 400 `malformed`, 401 `bad-token`, 413, 415, 503.
 //!
 //! **Approval**: `id` (the request id), `code` (six characters to say aloud), `state` (`waiting`,
 //! `late`, `approved`, `denied`, `expired`, `withdrawn`), `have`, `need`, `created_at`, `expires_at`
-//! (ms since 1970 UTC; of the hold, or of the late approval), `host`, `agent`, `action`, `risk`,
-//! `waiting` (identical holds that one approval covers), `title`, `facts` (`[{"label", "value"}]`, in
+//! (ms since 1970 UTC; of the hold, or of the late approval), `host`, `agent`, `rule`, `action`, `risk`,
+//! `waiting` (identical holds that one approval covers), `assurance`? (the weakest proof of identity an
+//! approval needs; a passkey is used in the inbox only), `asked`? (whom it is with, in words; absent:
+//! anybody), `standing`? (by what right the caller may answer: `member`, `on_call`, `{"fallback": GROUP}`,
+//! `{"delegate": {"of", "until"}}`), `title`, `facts` (`[{"label", "value"}]`, in
 //! order), `unverified`? (what the agent says; show it last and labelled so), `scopes` (what may be
 //! approved now), `rendered_sha256` (send it back with an approval), `may_approve`, `may_deny`,
 //! `why_not`? (a sentence), `approvals` (`[{"subject", "at", …}]` so far), `decision`? (the
-//! [`Decision`]), `outcome`? (the [`Outcome`]). Texts are escaped and may be printed as they are, but
+//! [`Decision`]), `outcome`? (the [`Outcome`]), `notices`
+//! (`[{"channel", "at", "error"?}]`: which channels were told, and which did not take it). Texts are escaped and may be printed as they are, but
 //! for what stands inside `approvals`, `decision` and `outcome`: that is for `protocol::display`.
 //! **Answered**: `{"state", "decided": bool, "have", "need"}`.
 //!
@@ -47,6 +51,8 @@ use crate::host_api::{Id, now};
 use crate::http::{self, Fault};
 use crate::judge::{self, Answer, Case, Step};
 use crate::render::{self, Fact};
+use crate::roster::Standing;
+use crate::store::notices::Notice;
 use crate::store::people::Account;
 use crate::token;
 
@@ -118,7 +124,7 @@ async fn list(
     Ok(Json(List {
         approvals: sheets
             .into_iter()
-            .map(|sheet| Approval::new(sheet, &person.account))
+            .map(|sheet| Approval::new(sheet, &person.account, Assurance::Token))
             .collect(),
     }))
 }
@@ -129,7 +135,12 @@ async fn show(
     Id(id): Id,
 ) -> Result<Json<Approval>, Fault> {
     let sheet = desk.sheet(id, now()).await?.ok_or_else(Fault::not_found)?;
-    Ok(Json(Approval::new(sheet, &person.account)))
+    desk.seen(id, &person.account.name, now()).await;
+    Ok(Json(Approval::new(
+        sheet,
+        &person.account,
+        Assurance::Token,
+    )))
 }
 
 #[derive(Deserialize)]
@@ -215,9 +226,16 @@ pub struct Approval {
     pub expires_at: UnixMs,
     pub host: String,
     pub agent: String,
+    pub rule: String,
     pub action: &'static str,
     pub risk: Risk,
     pub waiting: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Assurance>,
     pub title: String,
     pub facts: Vec<Fact>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -233,11 +251,14 @@ pub struct Approval {
     pub decision: Option<Decision>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// Which channels were told.
+    pub notices: Vec<Notice>,
 }
 
 impl Approval {
-    /// `sheet` as `account` sees it.
-    pub fn new(sheet: Sheet, account: &Account) -> Self {
+    /// `sheet` as `account` sees it, who can prove themselves by `given` at most.
+    pub fn new(sheet: Sheet, account: &Account, given: Assurance) -> Self {
+        let standing = sheet.standing(account);
         let Sheet {
             filed,
             rendered,
@@ -246,6 +267,9 @@ impl Approval {
             have,
             decision,
             outcome,
+            notices,
+            asked,
+            ..
         } = sheet;
         let request = &filed.request;
         let cast: Vec<_> = votes
@@ -266,7 +290,9 @@ impl Approval {
             scope: Scope::Once,
             rendered: rendered_sha256,
         };
-        let refusal = judge::judge(&case, account, approve).err();
+        let refusal = judge::judge(&case, account, standing.is_some(), approve)
+            .err()
+            .or_else(|| judge::sure_enough(request, given, approve).err());
         Self {
             id: request.request_id,
             code: render::short_code(request),
@@ -281,12 +307,16 @@ impl Approval {
             },
             host: display::escape(&filed.host_name),
             agent: display::escape(&request.agent.name),
+            rule: display::escape(&request.policy.rule),
             action: request.action.kind.as_str(),
             risk: request.risk,
             waiting: request.waiting,
+            assurance: request.assurance,
             may_approve: refusal.is_none(),
-            may_deny: judge::judge(&case, account, Answer::Deny).is_ok(),
+            may_deny: judge::judge(&case, account, standing.is_some(), Answer::Deny).is_ok(),
             why_not: refusal.map(|refusal| refusal.to_string()),
+            asked: asked.map(|asked| display::escape(&asked)),
+            standing,
             title: rendered.title,
             facts: rendered.facts,
             unverified: rendered.unverified,
@@ -295,6 +325,7 @@ impl Approval {
             approvals: votes,
             decision,
             outcome,
+            notices,
         }
     }
 }
@@ -313,6 +344,8 @@ impl Person {
             channel: self.channel,
             assurance: Assurance::Token,
             reason,
+            chat: None,
+            proof: None,
         }
     }
 }

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use syshold_protocol::canonical::{self, CanonicalError};
 use syshold_protocol::{
-    ActionObject, Digest, Reading, Request, RequestId, RequestPhase, Risk, Scope, Subject, display,
+    ActionObject, Assurance, Digest, Reading, Request, RequestId, RequestPhase, Risk, Scope,
+    Subject, display,
 };
 
 use crate::judge::{Case, need, offered};
@@ -23,6 +24,9 @@ pub struct Rendered {
     pub waiting: u32,
     /// How many people have to approve.
     pub need: u32,
+    /// What an approval has to be proven by, if the rule says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Assurance>,
     /// The hold is over: an approval is for one retry.
     pub late: bool,
     pub request_sha256: Digest,
@@ -56,6 +60,7 @@ impl Rendered {
             scopes: offered(&case),
             waiting: request.waiting,
             need: need(request),
+            assurance: request.assurance,
             late: phase == RequestPhase::Late,
             request_sha256,
         }
@@ -91,8 +96,20 @@ pub fn title(request: &Request) -> String {
     format!("{agent} wants to {preposition} {object}{after}")
 }
 
+/// Whether the host has left something out of what is asked, because a request is too small for it.
+pub fn is_cut(request: &Request) -> bool {
+    let (process, object) = (&request.process, &request.action.object);
+    let exec = request.action.exec.as_ref();
+    exec.is_some_and(|exec| !exec.whole)
+        || [&process.exe, &process.cwd, &object.requested]
+            .into_iter()
+            .chain(&object.resolved)
+            .chain(&process.argv)
+            .any(|value| display::is_cut(value))
+}
+
 /// A command line; arguments with blanks in them are quoted.
-fn command(argv: &[String]) -> String {
+pub fn command(argv: &[String]) -> String {
     let argv: Vec<_> = argv.iter().map(|argument| quoted(argument)).collect();
     argv.join(" ")
 }
@@ -223,7 +240,10 @@ fn facts(request: &Request, host_name: &str) -> Vec<Fact> {
     if let Some(exec) = &action.exec {
         facts.escaped("Would run", command(&exec.argv));
         if !exec.whole {
-            facts.add("Arguments", "cut: not all of them could be read");
+            facts.add(
+                "Arguments",
+                "NOT ALL OF THEM ARE HERE: what is left out is not shown anywhere",
+            );
         }
         facts.maybe(
             "SHA-256 of what would run",
@@ -389,8 +409,24 @@ mod tests {
             let mut facts = facts.iter();
             facts.any(|fact| fact.label == label && fact.value.contains(value))
         };
-        assert!(has("Would run", "kubectl delete 'a b") && has("Arguments", "cut"));
+        assert!(has("Would run", "kubectl delete 'a b") && has("Arguments", "NOT ALL"));
         assert!(has("SHA-256 of what would run", "0202"));
+        assert!(is_cut(&request));
+        request.action.exec.as_mut().unwrap().whole = true;
+        assert!(!is_cut(&request));
+        let mark = display::not_shown(9, "arguments");
+        type Place = fn(&mut Request) -> &mut String;
+        let places: [Place; 4] = [
+            |request| &mut request.process.exe,
+            |request| &mut request.process.cwd,
+            |request| &mut request.process.argv[0],
+            |request| &mut request.action.object.requested,
+        ];
+        for place in places {
+            let mut cut = request.clone();
+            place(&mut cut).push_str(&mark);
+            assert!(is_cut(&cut));
+        }
     }
 
     #[test]

@@ -7,28 +7,40 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use hyper_util::rt::TokioTimer;
 use syshold_protocol::RequestId;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::channels::slack::interactive;
+use crate::channels::{ChannelError, Hub, Queues};
 use crate::config::Config;
 use crate::desk::Desk;
 use crate::evidence::{Evidence, EvidenceError};
 use crate::host_api::{self, HostApi, now};
-use crate::http;
+use crate::http::{self, Slots};
 use crate::inbox;
 use crate::keys::{self, Keys, KeysError, RENEW_EVERY};
 use crate::limit::Limited;
+use crate::limits::Prompts;
+use crate::metrics;
+use crate::oidc::Oidc;
+use crate::openapi;
+use crate::passkeys::Site;
 use crate::people_api;
-use crate::slack::{Slack, SlackError};
-use crate::store::{Store, StoreError};
+use crate::store::{Changes, Store, StoreError};
 
-/// How many calls run at once on one listener; a long-poll is one.
-const MAX_CALLS: usize = 4096;
+/// How many calls that bring something run at once on one listener; bodies are read fewer at once
+/// ([`http::body`]).
+const MAX_CALLS: usize = 2 * 1024;
+/// How many calls that only look: a long-poll is one, and every waiting request has one.
+const MAX_LOOKS: usize = 14 * 1024;
 /// How many connections one listener has.
 const MAX_CONNECTIONS: usize = 8192;
+/// How many scrapes run at once.
+const MAX_SCRAPES: usize = 8;
 const HEADER_TIME: Duration = Duration::from_secs(20);
 /// How long calls may take to end once the service stops.
 const GRACE: Duration = Duration::from_secs(5);
@@ -45,7 +57,7 @@ pub enum ServeError {
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
     #[error(transparent)]
-    Slack(#[from] SlackError),
+    Channel(#[from] ChannelError),
     #[error("cannot listen on {address} ({source}); set {key} in the configuration")]
     Listen {
         address: SocketAddr,
@@ -63,6 +75,8 @@ pub struct Gateway {
     pub hosts: SocketAddr,
     /// See `hosts`.
     pub people: SocketAddr,
+    /// Where the metrics are, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// What people's browsers are sent to.
     pub inbox_url: String,
     desk: Arc<Desk>,
@@ -75,28 +89,32 @@ impl Gateway {
     /// Opens state and both listeners. Both accept when this returns.
     pub async fn start(config: &Config) -> Result<Self, ServeError> {
         let keys = Keys::open_or_init(&config.dir, &[])?;
-        let store = Store::open(&config.dir)?;
+        let (store, changes) = Store::of(config, true)?;
+        if changes.is_some() {
+            store.check_keys(&keys.named())?;
+        }
         let evidence = Evidence::open(&config.dir, &keys).await?;
-        let desk = Arc::new(Desk::new(
-            store,
-            keys.decision.clone(),
-            evidence,
-            config.max_pending_per_host,
-        ));
+        let inbox_url = config.inbox_url(keys.names());
+        let mut desk = Desk::new(store, keys.decision.clone(), evidence, config.limits);
+        desk.site = Site::of(&inbox_url);
+        desk.shared = changes.is_some();
+        desk.roster = Arc::new(config.roster.clone());
+        let provider = config.oidc.as_ref();
+        desk.oidc = provider
+            .map(|settings| Oidc::open(settings, &inbox_url))
+            .transpose()?;
+        let desk = Arc::new(desk);
         desk.settle(now()).await.map_err(settled)?;
 
         let (stopping, stop) = watch::channel(false);
         let (filed, announced) = mpsc::channel(1024);
-        let inbox_url = config.inbox_url(keys.names());
-        let slack = config
-            .slack_webhook_url_file
-            .as_deref()
-            .map(|path| Slack::from_file(path, &inbox_url))
-            .transpose()?;
+        let prompts = Prompts::new(config.limits.prompts_per_agent);
+        let (hub, queues) = Hub::open(&config.channels, &inbox_url, Arc::clone(&desk), prompts)?;
         let api = HostApi {
             desk: Arc::clone(&desk),
             ca_pem: keys.ca_pem().into(),
             key: keys.decision.public(),
+            witness: Arc::clone(&keys.witness),
             stopping: stop.clone(),
             filed,
         };
@@ -114,10 +132,12 @@ impl Gateway {
             config.host_listen,
             "host_listen",
             hosts_tls.clone(),
-            host_api::routes(api),
+            host_api::routes(api).merge(openapi::routes(openapi::HOSTS)),
         )?;
         let people = people_api::routes(Arc::clone(&desk))
             .merge(inbox::routes(Arc::clone(&desk)))
+            .merge(openapi::routes(openapi::PEOPLE))
+            .merge(interactive::routes(Arc::clone(&hub)))
             .fallback(http::no_path);
         let (people, people_handle) = listen(
             &mut tasks,
@@ -127,7 +147,22 @@ impl Gateway {
             people,
         )?;
         tasks.spawn(tick(Arc::clone(&desk), stop.clone()));
-        tasks.spawn(notify(slack, Arc::clone(&desk), announced, stop.clone()));
+        if let Some(changes) = changes {
+            tasks.spawn(hear(Arc::clone(&desk), changes, stop.clone()));
+        }
+        tasks.spawn(notify(hub, queues, announced, stop.clone()));
+        let metrics = match config.metrics_listen {
+            Some(address) => Some(
+                plain(
+                    &mut tasks,
+                    address,
+                    metrics::routes(Arc::clone(&desk)),
+                    stop.clone(),
+                )
+                .await?,
+            ),
+            None => None,
+        };
         let renewed = if config.people_tls.is_some() {
             vec![hosts_tls]
         } else {
@@ -137,6 +172,7 @@ impl Gateway {
         Ok(Self {
             hosts,
             people,
+            metrics,
             inbox_url,
             desk,
             stopping,
@@ -188,13 +224,15 @@ fn listen(
     listener.set_nonblocking(true).map_err(at)?;
     let bound = listener.local_addr().map_err(at)?;
     let handle = Handle::new();
-    let slots = Arc::new(Semaphore::new(MAX_CALLS));
+    let slots = Slots::new(MAX_LOOKS, MAX_CALLS);
     let app = routes
         .layer(from_fn_with_state(slots, http::bounded))
         .layer(from_fn(http::hardened));
+    // An answer is a header and a body: with Nagle's algorithm the second waits 40 ms for an acknowledgement.
+    let tls = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
     let mut server = axum_server::from_tcp(listener)
         .map_err(at)?
-        .acceptor(Limited::new(RustlsAcceptor::new(tls), MAX_CONNECTIONS))
+        .acceptor(Limited::new(tls, MAX_CONNECTIONS))
         .handle(handle.clone());
     let builder = server.http_builder();
     builder
@@ -210,21 +248,41 @@ fn listen(
     Ok((bound, handle))
 }
 
-/// Without a channel, requests are only in the inbox; the queue is emptied all the same.
 async fn notify(
-    slack: Option<Slack>,
-    desk: Arc<Desk>,
-    mut filed: mpsc::Receiver<RequestId>,
-    mut stop: watch::Receiver<bool>,
+    hub: Arc<Hub>,
+    queues: Queues,
+    filed: mpsc::Receiver<RequestId>,
+    stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    match slack {
-        Some(slack) => slack.run(desk, filed, stop).await,
-        None => tokio::select! {
-            () = async { while filed.recv().await.is_some() {} } => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        },
-    }
+    hub.run(queues, filed, stop).await;
     Ok(())
+}
+
+/// A listener without TLS, for what is no secret.
+async fn plain(
+    tasks: &mut JoinSet<io::Result<()>>,
+    address: SocketAddr,
+    routes: Router,
+    mut stop: watch::Receiver<bool>,
+) -> Result<SocketAddr, ServeError> {
+    let at = |source| ServeError::Listen {
+        address,
+        key: "metrics_listen",
+        source,
+    };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(at)?;
+    let bound = listener.local_addr().map_err(at)?;
+    let slots = Slots::new(MAX_SCRAPES, MAX_SCRAPES);
+    let app = routes
+        .layer(from_fn_with_state(slots, http::bounded))
+        .layer(from_fn(http::hardened));
+    tasks.spawn(async move {
+        let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+        axum::serve(listener, app)
+            .with_graceful_shutdown(stopped)
+            .await
+    });
+    Ok(bound)
 }
 
 async fn tick(desk: Arc<Desk>, mut stop: watch::Receiver<bool>) -> io::Result<()> {
@@ -237,6 +295,20 @@ async fn tick(desk: Arc<Desk>, mut stop: watch::Receiver<bool>) -> io::Result<()
         }
     }
     Ok(())
+}
+
+/// What other gateways change wakes whoever waits here.
+async fn hear(
+    desk: Arc<Desk>,
+    mut changes: Changes,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    loop {
+        tokio::select! {
+            change = changes.next() => desk.heard(change),
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+    }
 }
 
 async fn renew(

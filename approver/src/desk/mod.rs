@@ -3,34 +3,69 @@
 //!
 //! Both listeners call this and nothing else; what an answer means is in [`crate::judge`].
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
+use serde_json::Value;
+use syshold_ledger::Kind;
 use syshold_protocol::canonical::CanonicalError;
+use syshold_protocol::dsse::{self, Payload, Sealed};
 use syshold_protocol::{
-    Approver, Assurance, Channel, Decision, DecisionId, Digest, HostId, Outcome, Request,
-    RequestId, RequestPhase, RequestState, SigningKey, UnixMs,
+    Assurance, Channel, Digest, HostId, Outcome, Proof, Request, RequestId, RequestPhase,
+    SigningKey, UnixMs,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::evidence::{Evidence, EvidenceError};
 use crate::judge::{Answer, Refusal, Step};
-use crate::render::Rendered;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::oidc::Oidc;
+use crate::passkeys::Site;
+use crate::roster::Roster;
+use crate::store::delegations;
+use crate::store::due;
+use crate::store::history::{self, Past};
 use crate::store::people::Account;
-use crate::store::requests::{self, Filed, Filing, Room, Unrecorded};
+use crate::store::report;
+use crate::store::requests::{self, Filed, Filing, Room};
+use crate::store::unrecorded;
 use crate::store::{Store, StoreError};
 
+mod changes;
+mod glass;
+mod look;
 mod ruling;
+mod sheet;
+mod wakes;
+
+pub use changes::Changes;
+pub use look::Look;
+pub use sheet::Sheet;
 
 /// The one that decides.
 #[expect(missing_debug_implementations, reason = "holds the signing key")]
 pub struct Desk {
     pub store: Store,
+    /// Where passkeys belong to; none: they do not work here.
+    pub site: Option<Site>,
+    pub roster: Arc<Roster>,
+    /// Where people sign in beside here.
+    pub oidc: Option<Oidc>,
+    /// Whether other gateways have this state as well.
+    pub shared: bool,
+    /// Counts what changed, for pages that are open.
+    changed: watch::Sender<u64>,
     key: Arc<SigningKey>,
     evidence: Evidence,
     /// One at a time, so that no decision gets two leaves.
     recording: tokio::sync::Mutex<()>,
     wakes: Mutex<HashMap<RequestId, Weak<Notify>>>,
-    max_pending: u32,
+    limits: Limits,
+    pub metrics: Metrics,
+    /// For channels: the glass was broken somewhere.
+    pub alarm: Notify,
+    /// For channels: requests of which there is more to say than was said.
+    pub changes: Changes,
 }
 
 /// Who answers, and how we know.
@@ -40,29 +75,17 @@ pub struct Voice {
     pub channel: Channel,
     pub assurance: Assurance,
     pub reason: Option<String>,
+    /// The account in a chat that it came from.
+    pub chat: Option<ChatUser>,
+    /// The person's own signature, checked.
+    pub proof: Option<Proof>,
 }
 
-/// What a host is told about a decision.
-#[derive(Debug)]
-pub enum Look {
-    Unknown,
-    Open(RequestState),
-    /// The envelope.
-    Decided(Vec<u8>),
-    /// Decided, and not yet in the ledger.
-    Unrecorded,
-}
-
-/// A request with all that is known about it, for people.
-#[derive(Debug, Clone)]
-pub struct Sheet {
-    pub filed: Filed,
-    pub rendered: Rendered,
-    pub rendered_sha256: Digest,
-    pub votes: Vec<Approver>,
-    pub have: u32,
-    pub decision: Option<Decision>,
-    pub outcome: Option<Outcome>,
+/// Somebody in a chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatUser {
+    pub team_id: String,
+    pub user_id: String,
 }
 
 /// Why something was not done.
@@ -86,15 +109,23 @@ pub enum DeskError {
 
 impl Desk {
     /// A desk over that store.
-    pub fn new(store: Store, key: SigningKey, evidence: Evidence, max_pending: u32) -> Self {
+    pub fn new(store: Store, key: SigningKey, evidence: Evidence, limits: Limits) -> Self {
         let wakes = Mutex::new(HashMap::new());
         Self {
             store,
+            site: None,
+            roster: Arc::default(),
+            oidc: None,
+            shared: false,
+            changed: watch::Sender::new(0),
             key: Arc::new(key),
             evidence,
             recording: tokio::sync::Mutex::new(()),
             wakes,
-            max_pending,
+            limits,
+            metrics: Metrics::default(),
+            alarm: Notify::new(),
+            changes: Changes::default(),
         }
     }
 
@@ -106,13 +137,28 @@ impl Desk {
         envelope: Vec<u8>,
         now: UnixMs,
     ) -> Result<Filing, DeskError> {
-        let (most, id) = (self.max_pending, request.request_id);
+        let (limits, id) = (self.limits, request.request_id);
+        let key = Arc::clone(&self.key);
         let filing: Filing = self
             .store
-            .run(move |tx| requests::file(tx, &request, sha256, &envelope, most, now))
+            .run(move |tx| {
+                let filing = requests::file(tx, &request, sha256, &envelope, limits, now)?;
+                if filing == Filing::Fatigue {
+                    ruling::tired(tx, id, &key, now)?;
+                }
+                Ok::<_, DeskError>(filing)
+            })
             .await?;
-        if matches!(filing, Filing::New | Filing::Known) {
+        self.metrics.filed(match filing {
+            Filing::New => "new",
+            Filing::Known => "known",
+            Filing::Conflict => "conflict",
+            Filing::TooMany => "too_many",
+            Filing::Fatigue => "auto_denied",
+        });
+        if matches!(filing, Filing::New | Filing::Known | Filing::Fatigue) {
             self.record(id).await?;
+            self.touch();
         }
         Ok(filing)
     }
@@ -126,16 +172,30 @@ impl Desk {
         now: UnixMs,
     ) -> Result<Step, DeskError> {
         self.settle(now).await?;
-        let key = Arc::clone(&self.key);
+        let (key, roster) = (Arc::clone(&self.key), Arc::clone(&self.roster));
         let step = self
             .store
-            .run(move |tx| ruling::decide(tx, id, &voice, answer, &key, now))
+            .run(move |tx| ruling::decide(tx, id, &voice, answer, (&key, &roster), now))
             .await?;
         if step != Step::Count {
+            self.count(id).await?;
             self.record(id).await?;
         }
         self.wake(id);
         Ok(step)
+    }
+
+    async fn count(&self, id: RequestId) -> Result<(), DeskError> {
+        let made = self
+            .store
+            .run(move |tx| {
+                Ok::<_, StoreError>((requests::by_id(tx, id)?, requests::decision(tx, id)?))
+            })
+            .await?;
+        if let (Some(filed), Some(made)) = made {
+            self.metrics.decided(&made.decision, filed.received_at);
+        }
+        Ok(())
     }
 
     /// The host takes a request back: nobody waits for it any more.
@@ -172,7 +232,7 @@ impl Desk {
                     .filter(|filed| filed.request.host_id == host)
                     .ok_or(DeskError::Unknown)?;
                 match requests::outcome_room(tx, id, sha256)? {
-                    Room::Free => Ok(Some((filed, requests::decision(tx, id)?.is_some()))),
+                    Room::Free => Ok(Some((filed, requests::decision(tx, id)?))),
                     Room::Known => Ok(None),
                     Room::Full => Err(DeskError::TooManyOutcomes),
                 }
@@ -182,9 +242,20 @@ impl Desk {
             return Ok(());
         };
         // What nobody decided has no decision whose outcome it could be.
-        if decided {
+        if let Some(made) = decided {
+            // Another gateway's ledger has what this one is to go on from.
+            if !made.here {
+                if !filed.here {
+                    self.evidence.asked(&filed).await?;
+                }
+                let leaf = self
+                    .evidence
+                    .decision(&filed, &made.decision, &made.envelope);
+                leaf.await?.await.map_err(EvidenceError::from)?;
+            }
             self.evidence.outcome(&filed, &result).await?;
         }
+        self.metrics.outcome(&outcome);
         self.store
             .run(move |tx| requests::add_outcome(tx, &outcome, sha256, now))
             .await?;
@@ -192,45 +263,30 @@ impl Desk {
         Ok(())
     }
 
-    /// Where a request of `host` stands. A decision of the id `after` counts as none yet.
-    pub async fn look(
-        &self,
-        id: RequestId,
-        host: HostId,
-        after: Option<DecisionId>,
-        now: UnixMs,
-    ) -> Result<Look, DeskError> {
+    /// One request, for people.
+    pub async fn sheet(&self, id: RequestId, now: UnixMs) -> Result<Option<Sheet>, DeskError> {
         self.settle(now).await?;
+        let roster = Arc::clone(&self.roster);
         self.store
             .run(move |tx| {
-                let Some(filed) =
-                    requests::by_id(tx, id)?.filter(|filed| filed.request.host_id == host)
-                else {
-                    return Ok(Look::Unknown);
-                };
-                let made = requests::decision(tx, id)?;
-                let open = filed.phase == RequestPhase::Late;
-                match made {
-                    Some(made) if !made.recorded => Ok(Look::Unrecorded),
-                    Some(made) if Some(made.decision.decision_id) != after || !open => {
-                        Ok(Look::Decided(made.envelope))
-                    }
-                    _ => Ok(Look::Open(ruling::state(tx, &filed)?)),
-                }
+                let delegations = Arc::new(delegations::active(tx, now)?);
+                requests::by_id(tx, id)?
+                    .map(|filed| ruling::sheet(tx, filed, &roster, &delegations, now))
+                    .transpose()
             })
             .await
     }
 
-    /// One request, for people.
-    pub async fn sheet(&self, id: RequestId, now: UnixMs) -> Result<Option<Sheet>, DeskError> {
-        self.settle(now).await?;
-        self.store
-            .run(move |tx| {
-                requests::by_id(tx, id)?
-                    .map(|filed| ruling::sheet(tx, filed))
-                    .transpose()
-            })
-            .await
+    /// That a person is shown the whole of a request: no approval is made of it, a report is.
+    pub async fn seen(&self, id: RequestId, account: &str, now: UnixMs) {
+        let account = account.to_owned();
+        let kept = self
+            .store
+            .run(move |tx| report::seen(tx, id, &account, now))
+            .await;
+        if let Err(error) = kept {
+            tracing::warn!(%id, %error, "who looked is not kept");
+        }
     }
 
     /// The newest requests in one of `phases` (none given: in any), for people.
@@ -241,14 +297,44 @@ impl Desk {
         now: UnixMs,
     ) -> Result<Vec<Sheet>, DeskError> {
         self.settle(now).await?;
+        let roster = Arc::clone(&self.roster);
         self.store
             .run(move |tx| {
+                let delegations = Arc::new(delegations::active(tx, now)?);
                 requests::list(tx, &phases, most)?
                     .into_iter()
-                    .map(|filed| ruling::sheet(tx, filed))
+                    .map(|filed| ruling::sheet(tx, filed, &roster, &delegations, now))
                     .collect()
             })
             .await
+    }
+
+    /// The newest requests that hold every one of `words`.
+    pub async fn search(
+        &self,
+        words: Vec<String>,
+        most: u32,
+        now: UnixMs,
+    ) -> Result<Vec<Sheet>, DeskError> {
+        let roster = Arc::clone(&self.roster);
+        self.store
+            .run(move |tx| {
+                let delegations = Arc::new(delegations::active(tx, now)?);
+                history::search(tx, &words, most)?
+                    .into_iter()
+                    .map(|filed| ruling::sheet(tx, filed, &roster, &delegations, now))
+                    .collect()
+            })
+            .await
+    }
+
+    /// What the agent of `filed` asked before.
+    pub async fn before(&self, filed: Filed, most: u32) -> Result<Vec<Past>, DeskError> {
+        let found: Result<_, StoreError> = self
+            .store
+            .run(move |tx| history::before(tx, &filed, most))
+            .await;
+        Ok(found?)
     }
 
     /// Ends what time has ended, and brings to the ledger what it does not have.
@@ -257,11 +343,11 @@ impl Desk {
         let (ended, behind) = self
             .store
             .run(move |tx| {
-                let due = requests::due(tx, now)?;
+                let due = due::due(tx, now)?;
                 due.iter()
                     .try_for_each(|filed| ruling::expire(tx, filed, &key, now))?;
                 let ended: Vec<_> = due.iter().map(|filed| filed.request.request_id).collect();
-                Ok::<_, DeskError>((ended, !requests::unrecorded(tx)?.is_empty()))
+                Ok::<_, DeskError>((ended, unrecorded::is_behind(tx)?))
             })
             .await?;
         // Whoever records already records this too.
@@ -270,31 +356,6 @@ impl Desk {
         }
         ended.into_iter().for_each(|id| self.wake(id));
         Ok(())
-    }
-
-    /// Wakes when something about the request has changed. Take it before looking.
-    pub fn watch(&self, id: RequestId) -> Arc<Notify> {
-        let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wake) = wakes.get(&id).and_then(Weak::upgrade) {
-            return wake;
-        }
-        if wakes.len() >= 256 && wakes.len().is_power_of_two() {
-            wakes.retain(|_, wake| wake.strong_count() > 0);
-        }
-        let wake = Arc::new(Notify::new());
-        wakes.insert(id, Arc::downgrade(&wake));
-        wake
-    }
-
-    fn wake(&self, id: RequestId) {
-        let wake = self
-            .wakes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
-        if let Some(wake) = wake.and_then(|wake| wake.upgrade()) {
-            wake.notify_waiters();
-        }
     }
 
     /// Ledger first, then `recorded`: a crash between the two repeats a leaf, it never hands out what
@@ -307,21 +368,31 @@ impl Desk {
 
     async fn record_all(&self, mine: Option<RequestId>) -> Result<(), DeskError> {
         loop {
-            let Unrecorded {
-                requests,
-                decisions,
-            } = self.store.run(requests::unrecorded).await?;
+            let behind = self.store.run(unrecorded::unrecorded).await?;
+            // What comes meanwhile, whoever brings it records: nobody waits here for others for ever.
+            let full = behind.is_full();
             let mut queued = Vec::new();
-            for filed in requests {
+            for filed in behind.requests {
                 let id = filed.request.request_id;
                 queued.push((id, None, self.evidence.request(&filed).await));
             }
-            for (filed, made) in decisions {
-                let leaf = self
-                    .evidence
-                    .decision(&filed, &made.decision, &made.envelope);
-                let decision = Some(made.decision.decision_id);
-                queued.push((filed.request.request_id, decision, leaf.await));
+            for (filed, made) in behind.decisions {
+                let id = filed.request.request_id;
+                let known = filed.here || queued.iter().any(|(known, ..)| *known == id);
+                let asked = if known {
+                    Ok(())
+                } else {
+                    self.evidence.asked(&filed).await
+                };
+                let leaf = match asked {
+                    Ok(()) => {
+                        self.evidence
+                            .decision(&filed, &made.decision, &made.envelope)
+                            .await
+                    }
+                    Err(error) => Err(error),
+                };
+                queued.push((id, Some(made.decision.decision_id), leaf));
             }
             let mut recorded = Vec::new();
             let (mut mistake, mut failed) = (None, 0_usize);
@@ -343,9 +414,9 @@ impl Desk {
                     }
                 }
             }
-            let more = !recorded.is_empty();
+            let more = full && !recorded.is_empty();
             self.store
-                .run(move |tx| requests::set_recorded(tx, &recorded))
+                .run(move |tx| unrecorded::set_recorded(tx, &recorded))
                 .await?;
             if let Some(mistake) = mistake {
                 return Err(mistake.into());
@@ -354,6 +425,21 @@ impl Desk {
                 return Ok(());
             }
         }
+    }
+
+    /// Signs an answer to a host.
+    pub fn seal<T: Payload>(&self, value: &T) -> Result<Sealed, DeskError> {
+        Ok(dsse::seal(value, &self.key)?)
+    }
+
+    /// Records whose a ledger is.
+    pub async fn record_log(&self, said: &Value) -> Result<(), DeskError> {
+        Ok(self.evidence.log(Kind::Anchor, said).await?)
+    }
+
+    /// Records that a host's ledger is not what the witness saw.
+    pub async fn record_log_alarm(&self, said: &Value) -> Result<(), DeskError> {
+        Ok(self.evidence.log(Kind::Degraded, said).await?)
     }
 
     /// Records the stop.

@@ -1,5 +1,7 @@
 //! What happens to a request inside one transaction: judged, compared and set, signed, filed.
-use rusqlite::Transaction;
+use std::sync::Arc;
+
+use crate::store::Transaction;
 use syshold_protocol::{
     Approver, Decision, DecisionId, DecisionVerdict, Digest, Grant, HostId, Request, RequestId,
     RequestPhase, RequestState, Scope, SigningKey, UnixMs, VERSION, dsse,
@@ -9,7 +11,11 @@ use uuid::Uuid;
 use super::{DeskError, Sheet, Voice};
 use crate::judge::{self, Answer, Case, Step, Vote, judge};
 use crate::render::Rendered;
+use crate::roster::{self, Roster, Standing};
+use crate::store::notices;
+use crate::store::people::Account;
 use crate::store::requests::{self, Filed};
+use crate::store::{delegations, escalations};
 
 /// What a decision says beyond what its request says.
 struct Ruling {
@@ -37,10 +43,11 @@ pub(super) fn decide(
     id: RequestId,
     voice: &Voice,
     answer: Answer,
-    key: &SigningKey,
+    (key, roster): (&SigningKey, &Roster),
     now: UnixMs,
 ) -> Result<Step, DeskError> {
     let filed = requests::by_id(tx, id)?.ok_or(DeskError::Unknown)?;
+    judge::sure_enough(&filed.request, voice.assurance, answer)?;
     let all = requests::votes(tx, id)?;
     let votes: Vec<_> = all.iter().map(|(vote, _)| vote.clone()).collect();
     let rendered = rendered(&filed).digest()?;
@@ -50,15 +57,29 @@ pub(super) fn decide(
         votes: &votes,
         rendered,
     };
-    let step = judge(&case, &voice.account, answer)?;
+    let delegations = delegations::active(tx, now)?;
+    let standing = roster.standing(
+        &filed.request,
+        &voice.account,
+        &roster::Now {
+            at: now,
+            delegations: &delegations,
+            received_at: filed.received_at,
+        },
+    );
+    let step = judge(&case, &voice.account, standing.is_some(), answer)?;
     let me = Approver {
         subject: voice.account.email.clone(),
         channel: voice.channel,
-        team_id: None,
-        user_id: None,
+        team_id: voice.chat.as_ref().map(|chat| chat.team_id.clone()),
+        user_id: voice.chat.as_ref().map(|chat| chat.user_id.clone()),
         assurance: voice.assurance,
         at: now,
         reason: voice.reason.clone(),
+        standing: standing
+            .filter(|standing| *standing != Standing::Member)
+            .map(|standing| standing.to_string()),
+        proof: voice.proof.clone(),
     };
     if let Answer::Approve { scope, rendered } = answer {
         let vote = Vote {
@@ -78,6 +99,7 @@ pub(super) fn decide(
                 rendered: Some(rendered),
             };
             conclude(tx, &filed, RequestPhase::Denied, ruling, key, now)?;
+            requests::set_answered(tx, id, now)?;
         }
         Step::Approve { scope, narrowed } => {
             let counted = all
@@ -100,6 +122,7 @@ pub(super) fn decide(
                 rendered: Some(rendered),
             };
             conclude(tx, &filed, RequestPhase::Approved, ruling, key, now)?;
+            requests::set_answered(tx, id, now)?;
         }
     }
     Ok(step)
@@ -107,6 +130,18 @@ pub(super) fn decide(
 
 fn grant(request: &Request, scope: Scope, now: UnixMs) -> Grant {
     scope.grant(vec![request.action.object.clone()], now, request.waiting)
+}
+
+/// People have denied the same often enough: they are not asked again for a while.
+pub(super) fn tired(
+    tx: &Transaction<'_>,
+    id: RequestId,
+    key: &SigningKey,
+    now: UnixMs,
+) -> Result<(), DeskError> {
+    let filed = requests::by_id(tx, id)?.ok_or(DeskError::Unknown)?;
+    let ruling = Ruling::nobodys(DecisionVerdict::Deny);
+    conclude(tx, &filed, RequestPhase::Denied, ruling, key, now)
 }
 
 /// The host has taken the request back; a second time changes nothing.
@@ -213,6 +248,9 @@ fn have(tx: &Transaction<'_>, filed: &Filed) -> Result<u32, DeskError> {
         .into_iter()
         .map(|(vote, _)| vote)
         .collect();
+    if votes.is_empty() {
+        return Ok(0);
+    }
     let case = Case {
         request: &filed.request,
         phase: filed.phase,
@@ -223,7 +261,13 @@ fn have(tx: &Transaction<'_>, filed: &Filed) -> Result<u32, DeskError> {
 }
 
 /// All that is known, for people.
-pub(super) fn sheet(tx: &Transaction<'_>, filed: Filed) -> Result<Sheet, DeskError> {
+pub(super) fn sheet(
+    tx: &Transaction<'_>,
+    filed: Filed,
+    roster: &Arc<Roster>,
+    delegations: &Arc<Vec<(Account, String, UnixMs)>>,
+    now: UnixMs,
+) -> Result<Sheet, DeskError> {
     let id = filed.request.request_id;
     let rendered = rendered(&filed);
     let rendered_sha256 = rendered.digest()?;
@@ -236,12 +280,23 @@ pub(super) fn sheet(tx: &Transaction<'_>, filed: Filed) -> Result<Sheet, DeskErr
             .map(|(_, a)| a)
             .collect(),
     };
+    let at = roster::Now {
+        at: now,
+        delegations,
+        received_at: filed.received_at,
+    };
     Ok(Sheet {
+        asked: roster.asked(&filed.request, &at),
+        roster: Arc::clone(roster),
+        delegations: Arc::clone(delegations),
+        at: now,
         have: u32::try_from(votes.len()).unwrap_or(u32::MAX),
         rendered_sha256,
         votes,
         decision,
         outcome: requests::outcome(tx, id)?,
+        notices: notices::of(tx, id)?,
+        escalated: escalations::of(tx, id)?,
         rendered,
         filed,
     })

@@ -1,36 +1,47 @@
-//! The web inbox: pages made on the server, no script, phone first.
+//! The web inbox: pages made on the server, phone first; they work without script, but for passkeys.
 //!
 //! `GET` shows and never decides. Every form carries a token bound to the session, and the digest of
 //! what was shown.
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
-use axum::http::request::Parts;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use maud::Markup;
 use serde::Deserialize;
-use subtle::ConstantTimeEq as _;
-use syshold_protocol::{Assurance, Channel, Digest, MAX_ENVELOPE, RequestId, RequestPhase, Scope};
+use syshold_protocol::{
+    Assurance, Channel, Digest, MAX_ENVELOPE, Proof, RequestId, RequestPhase, Scope,
+};
 
 use crate::desk::{Desk, Voice};
 use crate::host_api::{now, request_id};
 use crate::http::{self, Fault};
 use crate::judge::Answer;
 use crate::people_api::{Approval, clean_reason};
-use crate::store::people::{Account, SESSION_MS};
+use crate::store::people::SESSION_MS;
 use crate::token::{self, Secret};
 
+mod batch;
+mod glass;
+mod link;
+mod live;
+mod oidc;
 mod pages;
+mod passkeys;
+mod visitor;
 
 use pages::Notice;
+use visitor::{Session, Visitor, cookie, same_site};
 
 /// `__Host-`: of this host alone, over TLS alone.
 const COOKIE: &str = "__Host-syshold";
-const CSP: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const CSP: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 const MOST: u32 = 200;
+const MOST_WORDS: usize = 8;
+/// How much of what an agent asked before is shown.
+const MOST_BEFORE: u32 = 8;
 
 /// The routes.
 pub fn routes(desk: Arc<Desk>) -> Router {
@@ -41,10 +52,20 @@ pub fn routes(desk: Arc<Desk>) -> Router {
         .route("/approvals/{id}", get(show))
         .route("/approvals/{id}/approve", post(approve))
         .route("/approvals/{id}/deny", post(deny))
+        .route("/link/{token}", get(link::show).post(link::link))
         .route(
             "/style.css",
             get(|| async { asset("text/css", include_str!("style.css")) }),
         )
+        .route(
+            "/app.js",
+            get(|| async { asset("text/javascript", include_str!("app.js")) }),
+        )
+        .merge(passkeys::routes())
+        .merge(batch::routes())
+        .merge(glass::routes())
+        .merge(oidc::routes())
+        .merge(live::routes())
         .route(
             "/mark.svg",
             get(|| async { asset("image/svg+xml", pages::MARK) }),
@@ -58,6 +79,8 @@ pub fn routes(desk: Arc<Desk>) -> Router {
 struct Which {
     #[serde(default)]
     show: Option<String>,
+    #[serde(default)]
+    q: String,
 }
 
 async fn list(
@@ -72,14 +95,29 @@ async fn list(
     } else {
         vec![RequestPhase::Waiting, RequestPhase::Late]
     };
-    let sheets = desk.sheets(phases, MOST, now()).await?;
+    let words: Vec<String> = which.q.split_whitespace().map(str::to_owned).collect();
+    let sheets = if words.is_empty() {
+        desk.sheets(phases, MOST, now()).await?
+    } else {
+        desk.search(words.into_iter().take(MOST_WORDS).collect(), MOST, now())
+            .await?
+    };
     let approvals: Vec<_> = sheets
         .into_iter()
-        .map(|sheet| Approval::new(sheet, &account))
+        .map(|sheet| Approval::new(sheet, &account, Assurance::Passkey))
         .collect();
     Ok(page(
         StatusCode::OK,
-        pages::list(&account, &csrf, &approvals, all, now()),
+        pages::list(&pages::List {
+            account: &account,
+            csrf: &csrf,
+            due: glass::due(&desk.review_due().await?, &account, &csrf),
+            more: approvals.len() >= MOST as usize,
+            approvals: &approvals,
+            all,
+            search: which.q.trim(),
+            now: now(),
+        }),
     ))
 }
 
@@ -100,8 +138,10 @@ async fn detail(
     notice: Option<Fault>,
 ) -> Result<Response, Page> {
     let sheet = desk.sheet(id, now()).await?.ok_or_else(Fault::not_found)?;
+    desk.seen(id, &account.name, now()).await;
     let object = sheet.filed.request.action.object.clone();
-    let approval = Approval::new(sheet, account);
+    let before = desk.before(sheet.filed.clone(), MOST_BEFORE).await?;
+    let approval = Approval::new(sheet, account, Assurance::Passkey);
     let (status, notice) = match notice.map(Fault::into_parts) {
         // Decided, and waiting for the ledger.
         Some((status @ StatusCode::SERVICE_UNAVAILABLE, text)) => {
@@ -110,18 +150,32 @@ async fn detail(
         Some((status, text)) => (status, Some(Notice("Your answer did nothing", text))),
         None => (StatusCode::OK, None),
     };
-    let view = pages::detail(account, csrf, &approval, &object, notice.as_ref(), now());
-    Ok(page(status, view))
+    let shown = pages::Shown {
+        account,
+        csrf,
+        approval: &approval,
+        object: &object,
+        before: &before,
+        notice: notice.as_ref(),
+        now: now(),
+    };
+    Ok(page(status, pages::detail(&shown)))
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Approve {
     csrf: String,
-    scope: Scope,
+    scope: String,
+    /// With the scope `minutes`: how many.
+    #[serde(default)]
+    minutes: String,
     rendered_sha256: Digest,
     #[serde(default)]
     reason: String,
+    /// What the person's passkey signed, as JSON; empty where none was asked for.
+    #[serde(default)]
+    proof: String,
 }
 
 async fn approve(
@@ -132,11 +186,27 @@ async fn approve(
 ) -> Result<Response, Page> {
     let axum::Form(form) = form.map_err(unreadable)?;
     let session = visitor.posting(&form.csrf)?;
+    let scope = scope(&form.scope, &form.minutes)?;
     let answer = Answer::Approve {
-        scope: form.scope,
+        scope,
         rendered: form.rendered_sha256,
     };
-    answer_with(&desk, session, request_id(&id)?, &form.reason, answer).await
+    let id = request_id(&id)?;
+    let shown = (scope, form.rendered_sha256);
+    match passkeys::proof(&desk, &session, id, shown, &form.proof).await {
+        Ok(proof) => answer_with(&desk, session, id, (&form.reason, proof), answer).await,
+        Err(fault) => detail(&desk, &session, id, Some(fault)).await,
+    }
+}
+
+/// The button's scope, or the minutes beside it.
+fn scope(scope: &str, minutes: &str) -> Result<Scope, Fault> {
+    let text = match scope {
+        "minutes" => format!("{}m", minutes.trim()),
+        scope => scope.to_owned(),
+    };
+    text.parse()
+        .map_err(|_| Fault::unacceptable("give whole minutes, from 1 to 1440"))
 }
 
 #[derive(Deserialize)]
@@ -154,14 +224,15 @@ async fn deny(
 ) -> Result<Response, Page> {
     let axum::Form(form) = form.map_err(unreadable)?;
     let session = visitor.posting(&form.csrf)?;
-    answer_with(&desk, session, request_id(&id)?, &form.reason, Answer::Deny).await
+    let id = request_id(&id)?;
+    answer_with(&desk, session, id, (&form.reason, None), Answer::Deny).await
 }
 
 async fn answer_with(
     desk: &Desk,
     session: Session,
     id: RequestId,
-    reason: &str,
+    (reason, proof): (&str, Option<Proof>),
     answer: Answer,
 ) -> Result<Response, Page> {
     let reason = match clean_reason(reason) {
@@ -174,8 +245,14 @@ async fn answer_with(
             let voice = Voice {
                 account,
                 channel: Channel::Web,
-                assurance: Assurance::Session,
+                assurance: if proof.is_some() {
+                    Assurance::Passkey
+                } else {
+                    Assurance::Session
+                },
                 reason,
+                chat: None,
+                proof,
             };
             desk.answer(id, voice, answer, now())
                 .await
@@ -194,12 +271,16 @@ struct Next {
     next: Option<String>,
 }
 
-async fn login_page(visitor: Visitor, Query(Next { next }): Query<Next>) -> Result<Response, Page> {
+async fn login_page(
+    State(desk): State<Arc<Desk>>,
+    visitor: Visitor,
+    Query(Next { next }): Query<Next>,
+) -> Result<Response, Page> {
     let next = local(next.as_deref());
     if matches!(visitor, Visitor::SignedIn(_)) {
         return Ok(Redirect::to(next).into_response());
     }
-    Ok(page(StatusCode::OK, pages::login(next, None)))
+    Ok(page(StatusCode::OK, pages::login(next, &desk, None)))
 }
 
 #[derive(Deserialize)]
@@ -230,11 +311,7 @@ async fn login(
     {
         Some(account) => {
             tracing::info!(account = account.name, "signed in");
-            let cookie = format!(
-                "{COOKIE}={}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age={}",
-                session.reveal(),
-                SESSION_MS / 1000
-            );
+            let cookie = session_cookie(&session);
             Ok(([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response())
         }
         None => {
@@ -245,10 +322,18 @@ async fn login(
             );
             Ok(page(
                 StatusCode::UNAUTHORIZED,
-                pages::login(next, Some(&notice)),
+                pages::login(next, &desk, Some(&notice)),
             ))
         }
     }
+}
+
+fn session_cookie(session: &Secret) -> String {
+    format!(
+        "{COOKIE}={}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age={}",
+        session.reveal(),
+        SESSION_MS / 1000
+    )
 }
 
 #[derive(Deserialize)]
@@ -272,110 +357,15 @@ async fn logout(
     Ok(([(header::SET_COOKIE, gone)], Redirect::to("/login")).into_response())
 }
 
-/// Who is at the browser.
-enum Visitor {
-    SignedIn(Session),
-    /// Came by a link from elsewhere: the browser holds the cookie back, and sends it at a reload.
-    FromElsewhere,
-    Stranger,
-}
-
-struct Session {
-    account: Account,
-    csrf: String,
-}
-
-impl Visitor {
-    fn signed_in(self, path: &str) -> Result<Session, Page> {
-        match self {
-            Self::SignedIn(session) => Ok(session),
-            Self::FromElsewhere => Err(Page(Box::new(page(StatusCode::OK, pages::reload())))),
-            Self::Stranger => {
-                let to = if path == "/" {
-                    "/login".to_owned()
-                } else {
-                    format!("/login?next={path}")
-                };
-                Err(Page(Box::new(Redirect::to(&to).into_response())))
-            }
-        }
-    }
-
-    /// For a form: signed in, and the form is one of that session's.
-    fn posting(self, csrf: &str) -> Result<Session, Page> {
-        let session = self.signed_in("/")?;
-        if bool::from(session.csrf.as_bytes().ct_eq(csrf.as_bytes())) {
-            return Ok(session);
-        }
-        Err(Fault::new(
-            StatusCode::FORBIDDEN,
-            "csrf",
-            "This form is not from your session",
-        )
-        .detail("go back, load the page again, and answer again")
-        .into())
-    }
-}
-
-impl FromRequestParts<Arc<Desk>> for Visitor {
-    type Rejection = Page;
-
-    async fn from_request_parts(parts: &mut Parts, desk: &Arc<Desk>) -> Result<Self, Page> {
-        let Some(session) = cookie(&parts.headers) else {
-            let elsewhere = fetch_site(&parts.headers).is_some_and(|site| site == "cross-site");
-            return Ok(if elsewhere && parts.method == "GET" {
-                Self::FromElsewhere
-            } else {
-                Self::Stranger
-            });
-        };
-        let account = desk
-            .store
-            .account_by_session(token::digest(session), now())
-            .await?;
-        let csrf = Digest::of(format!("csrf {session}").as_bytes()).to_string();
-        Ok(account.map_or(Self::Stranger, |account| {
-            Self::SignedIn(Session { account, csrf })
-        }))
-    }
-}
-
-fn cookie(headers: &HeaderMap) -> Option<&str> {
-    let cookies = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    cookies
-        .flat_map(|value| value.split(';'))
-        .find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
-}
-
-fn fetch_site(headers: &HeaderMap) -> Option<&str> {
-    headers
-        .get("sec-fetch-site")
-        .and_then(|value| value.to_str().ok())
-}
-
-/// Nobody signs anybody in from another site.
-fn same_site(headers: &HeaderMap) -> Result<(), Fault> {
-    match fetch_site(headers) {
-        None | Some("same-origin" | "none") => Ok(()),
-        Some(_) => Err(Fault::new(
-            StatusCode::FORBIDDEN,
-            "csrf",
-            "This form is from another site",
-        )),
-    }
-}
-
 /// A path on this site to go on to; anything else is the list.
 fn local(next: Option<&str>) -> &str {
-    next.and_then(|next| {
-        next.strip_prefix("/approvals/")
-            .filter(|id| request_id(id).is_ok())
-            .map(|_| next)
-    })
-    .unwrap_or("/")
+    let is_request = |next: &str| {
+        let id = next.strip_prefix("/approvals/");
+        id.is_some_and(|id| request_id(id).is_ok())
+    };
+    let is_link = |next: &str| next.strip_prefix("/link/").is_some_and(link::is_token);
+    next.filter(|next| is_request(next) || is_link(next))
+        .unwrap_or("/")
 }
 
 fn asset(kind: &'static str, body: &'static str) -> impl IntoResponse {

@@ -1,5 +1,8 @@
 //! Each rule of the judge, as a table.
 use super::*;
+use syshold_protocol::UnixMs;
+
+use crate::roster::{Now, Roster};
 use crate::sample;
 
 const SHOWN: Digest = Digest([1; 32]);
@@ -22,6 +25,11 @@ fn run(
     who: &Account,
     answer: Answer,
 ) -> Result<Step, Refusal> {
+    let now = Now {
+        at: UnixMs::new(0),
+        delegations: &[],
+        received_at: UnixMs::new(0),
+    };
     judge(
         &Case {
             request,
@@ -30,6 +38,7 @@ fn run(
             rendered: SHOWN,
         },
         who,
+        Roster::default().standing(request, who, &now).is_some(),
         answer,
     )
 }

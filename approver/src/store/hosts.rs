@@ -1,9 +1,8 @@
 //! Hosts and the tokens they enrol with.
-use rusqlite::{OptionalExtension as _, Transaction};
 use syshold_protocol::{Digest, EnrolToken, HostId, PublicKey, UnixMs};
 use uuid::Uuid;
 
-use super::{Store, StoreError, ms, time};
+use super::{Row, Store, StoreError, Transaction, ms, time};
 
 /// How long an enrolment token is good, at most.
 pub const TOKEN_LIFE_MS: u64 = 60 * 60 * 1000;
@@ -71,8 +70,8 @@ impl Store {
     /// Every host, oldest first.
     pub fn hosts(&self) -> Result<Vec<Host>, StoreError> {
         self.write(|tx| {
-            let mut all = tx.prepare(&format!("{SELECT} ORDER BY enrolled_at, host_id"))?;
-            all.query_map([], raw)?.map(|row| host(row?)).collect()
+            let found = tx.all(&format!("{SELECT} ORDER BY enrolled_at, host_id"), (), raw)?;
+            found.into_iter().map(host).collect()
         })
     }
 
@@ -92,13 +91,11 @@ fn enrol(
     name: &str,
     now: UnixMs,
 ) -> Result<Enrolment, StoreError> {
-    let used_by: Option<Option<String>> = tx
-        .query_row(
-            "SELECT used_by FROM enrol_token WHERE lookup = ?1 AND expires_at > ?2",
-            (lookup.0, ms(now)),
-            |row| row.get(0),
-        )
-        .optional()?;
+    let used_by: Option<Option<String>> = tx.first(
+        "SELECT used_by FROM enrol_token WHERE lookup = ?1 AND expires_at > ?2",
+        (lookup.0, ms(now)),
+        |row| row.get(0),
+    )?;
     let Some(used_by) = used_by else {
         return Ok(Enrolment::BadToken);
     };
@@ -157,7 +154,7 @@ const SELECT: &str = "SELECT host_id, name, public_key, enrolled_at, disabled_at
 
 type Raw = (String, String, String, i64, Option<i64>);
 
-fn raw(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
+fn raw(row: &Row) -> rusqlite::Result<Raw> {
     Ok((
         row.get(0)?,
         row.get(1)?,
@@ -183,8 +180,7 @@ fn host_where(
     column: &'static str,
     value: &str,
 ) -> Result<Option<Host>, StoreError> {
-    tx.query_row(&format!("{SELECT} WHERE {column} = ?1"), [value], raw)
-        .optional()?
+    tx.first(&format!("{SELECT} WHERE {column} = ?1"), [value], raw)?
         .map(host)
         .transpose()
 }

@@ -1,28 +1,50 @@
-//! The gateway's state in one SQLite file. All SQL of this crate is in this folder.
+//! The gateway's state, in one SQLite file or in PostgreSQL. All SQL of this crate is in this folder,
+//! written once for both; a change of the tables is a migration of `sqlite.rs` and one of `postgres/`.
 //!
 //! Evidence is elsewhere, in the ledger; here is what the gateway needs to go on after a restart.
-use std::fs::OpenOptions;
+use std::fmt;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
 use syshold_protocol::{Digest, UnixMs};
 
-use crate::keys::give_to_dir_owner;
+use self::db::Database;
+use self::postgres::Postgres;
+use self::sqlite::Sqlite;
+use crate::config::Config;
 
+mod db;
+mod postgres;
+mod sqlite;
+
+pub use db::{Params, Row, Transaction};
+pub use postgres::{Change, Changes};
+
+pub mod break_glass;
+pub mod delegations;
+pub mod due;
+pub mod escalations;
+pub mod history;
 pub mod hosts;
+pub mod logs;
+pub mod notices;
+pub mod oidc;
+pub mod passkeys;
 pub mod people;
+pub mod report;
 pub mod requests;
+pub mod unrecorded;
 
-/// Append only: a file of a newer program is refused, one of an older is brought up.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+/// The open state. Cloning shares it.
+#[derive(Clone)]
+pub struct Store(Arc<Mutex<dyn Database>>);
 
-/// The open file. Cloning shares it.
-#[derive(Debug, Clone)]
-pub struct Store(Arc<Mutex<Connection>>);
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store")
+    }
+}
 
 /// Why the state could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +68,18 @@ pub enum StoreError {
     Sql(#[from] rusqlite::Error),
     #[error("state: a stored {0} does not read back; restore state.db from a backup")]
     Corrupt(&'static str),
+    #[error("PostgreSQL: {0}")]
+    Postgres(String),
+    #[error("{}: no PEM certificate; name the file with the CA of the PostgreSQL server", .0.display())]
+    Ca(PathBuf),
+    #[error(
+        "PostgreSQL: a gateway with this folder's number runs already; end it, or, if the folder was copied, remove `replica` and every `ledger…` file from the copy"
+    )]
+    SameReplica,
+    #[error(
+        "PostgreSQL: the {0} of this gateway is not that of the gateways whose state this is; copy ca.key, ca.pem, decision.key and witness.key from the folder of one of them"
+    )]
+    OtherGateway(&'static str),
     #[error("state: the gateway is shutting down")]
     Closed,
 }
@@ -53,29 +87,35 @@ pub enum StoreError {
 impl Store {
     /// Opens `state.db` in `dir`, made if it is not there.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let path = dir.join("state.db");
-        let at = |source| StoreError::Open {
-            path: path.clone(),
-            source,
+        Ok(Self(Arc::new(Mutex::new(Sqlite::open(dir)?))))
+    }
+
+    /// The state that `config` names. `serving`: as the one gateway of its folder. Beside the store,
+    /// what other gateways change in it.
+    pub fn of(config: &Config, serving: bool) -> Result<(Self, Option<Changes>), StoreError> {
+        let Some(settings) = &config.postgres else {
+            return Ok((Self::open(&config.dir)?, None));
         };
-        create_private(&path).map_err(|source| StoreError::Create {
-            path: path.clone(),
-            source,
-        })?;
-        let mut connection = Connection::open(&path).map_err(at)?;
-        connection
-            .busy_timeout(Duration::from_secs(10))
-            .map_err(at)?;
-        connection
-            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;")
-            .map_err(at)?;
-        migrate(&mut connection, &path)?;
-        // Root may run this for a service that is not root.
-        give_to_dir_owner(&path).map_err(|source| StoreError::Owner {
-            path: path.clone(),
-            source,
-        })?;
-        Ok(Self(Arc::new(Mutex::new(connection))))
+        let postgres = Postgres::open(&config.dir, settings, serving)?;
+        let changes = postgres.changes();
+        Ok((Self(Arc::new(Mutex::new(postgres))), Some(changes)))
+    }
+
+    /// Checks that gateways with other keys do not share this state: hosts believe one set only.
+    pub fn check_keys(&self, keys: &[(&'static str, String)]) -> Result<(), StoreError> {
+        self.write(|tx| {
+            for (what, value) in keys {
+                let sql =
+                    "INSERT INTO gateway (what, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+                tx.execute(sql, (what, value))?;
+                let sql = "SELECT value FROM gateway WHERE what = ?1";
+                let known: String = tx.one(sql, [what], |row| row.get(0))?;
+                if known != *value {
+                    return Err(StoreError::OtherGateway(what));
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Runs `work` in one write transaction; an error from it undoes everything.
@@ -83,12 +123,10 @@ impl Store {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(StoreError::from)?;
+        let mut database = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = Transaction::new(database.begin()?);
         let done = work(&transaction)?;
-        transaction.commit().map_err(StoreError::from)?;
+        transaction.commit()?;
         Ok(done)
     }
 
@@ -108,40 +146,6 @@ impl Store {
     }
 }
 
-/// Mode 0600 whatever the umask; SQLite gives its side files the same mode.
-fn create_private(path: &Path) -> io::Result<()> {
-    let made = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    match made {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let mut now = 0;
-    for migration in MIGRATIONS {
-        now += 1;
-        if now > version {
-            transaction.execute_batch(migration)?;
-        }
-    }
-    if version > now {
-        return Err(StoreError::Newer {
-            path: path.to_owned(),
-            found: version,
-            known: now,
-        });
-    }
-    transaction.pragma_update(None, "user_version", now)?;
-    Ok(transaction.commit()?)
-}
-
 /// Times are stored as SQLite's signed integers.
 fn ms(time: UnixMs) -> i64 {
     i64::try_from(time.ms()).unwrap_or(i64::MAX)
@@ -156,29 +160,4 @@ fn digest(bytes: Vec<u8>) -> Result<Digest, StoreError> {
         .try_into()
         .map(Digest)
         .map_err(|_| StoreError::Corrupt("digest"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_newer_file_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(Store::open(dir.path()).unwrap());
-        let path = dir.path().join("state.db");
-        Connection::open(&path)
-            .unwrap()
-            .pragma_update(None, "user_version", 99)
-            .unwrap();
-        assert!(matches!(
-            Store::open(dir.path()),
-            Err(StoreError::Newer { found: 99, .. })
-        ));
-        let version: u32 = Connection::open(&path)
-            .unwrap()
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .unwrap();
-        assert_eq!(version, 99);
-    }
 }

@@ -1,10 +1,9 @@
 //! Accounts, personal tokens and web sessions. Of a secret only its SHA-256 is kept.
-use rusqlite::{OptionalExtension as _, Transaction};
 use serde::Serialize;
 use subtle::ConstantTimeEq as _;
 use syshold_protocol::{Digest, Subject, UnixMs};
 
-use super::{Store, StoreError, digest, ms, time};
+use super::{Row, Store, StoreError, Transaction, digest, ms, time};
 
 /// How long a web session lasts.
 pub const SESSION_MS: u64 = 12 * 60 * 60 * 1000;
@@ -46,15 +45,19 @@ impl Store {
         self.write(|tx| {
             let sql = "INSERT INTO account (name, email, groups, token_sha256, made_at) VALUES (?1, ?2, ?3, ?4, ?5)
                        ON CONFLICT DO NOTHING";
-            if tx.execute(sql, row).map_err(StoreError::from)? == 1 { Ok(()) } else { Err(AccountError::Exists) }
+            if tx.execute(sql, row)? == 1 { Ok(()) } else { Err(AccountError::Exists) }
         })
     }
 
     /// Every account, by name.
     pub fn accounts(&self) -> Result<Vec<Account>, StoreError> {
         self.write(|tx| {
-            let mut all = tx.prepare(&format!("SELECT {COLUMNS} FROM account ORDER BY name"))?;
-            all.query_map([], raw)?.map(|row| account(row?)).collect()
+            let found = tx.all(
+                &format!("SELECT {COLUMNS} FROM account ORDER BY name"),
+                (),
+                raw,
+            )?;
+            found.into_iter().map(account).collect()
         })
     }
 
@@ -71,6 +74,7 @@ impl Store {
     pub fn disable_account(&self, name: &str, now: UnixMs) -> Result<bool, StoreError> {
         self.write(|tx| {
             tx.execute("DELETE FROM session WHERE account = ?1", [name])?;
+            tx.execute("DELETE FROM passkey_link WHERE account = ?1", [name])?;
             let sql = "UPDATE account SET disabled_at = coalesce(disabled_at, ?2) WHERE name = ?1";
             Ok(tx.execute(sql, (name, ms(now)))? == 1)
         })
@@ -92,12 +96,7 @@ impl Store {
             let Some(account) = account_by_token(tx, token)? else {
                 return Ok(None);
             };
-            tx.execute("DELETE FROM session WHERE expires_at <= ?1", [ms(now)])?;
-            let row = (session.0, &account.name, ms(now.plus(SESSION_MS)));
-            tx.execute(
-                "INSERT INTO session (sha256, account, expires_at) VALUES (?1, ?2, ?3)",
-                row,
-            )?;
+            add_session(tx, &account.name, session, now)?;
             Ok(Some(account))
         })
         .await
@@ -114,8 +113,7 @@ impl Store {
                 "SELECT {COLUMNS} FROM account JOIN session ON session.account = account.name
                  WHERE sha256 = ?1 AND expires_at > ?2 AND disabled_at IS NULL"
             );
-            tx.query_row(&sql, (session.0, ms(now)), raw)
-                .optional()?
+            tx.first(&sql, (session.0, ms(now)), raw)?
                 .map(account)
                 .transpose()
         })
@@ -132,27 +130,49 @@ impl Store {
     }
 }
 
+/// A session for an account that has proven itself otherwise.
+pub fn add_session(
+    tx: &Transaction<'_>,
+    name: &str,
+    session: Digest,
+    now: UnixMs,
+) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM session WHERE expires_at <= ?1", [ms(now)])?;
+    let row = (session.0, name, ms(now.plus(SESSION_MS)));
+    let sql = "INSERT INTO session (sha256, account, expires_at) VALUES (?1, ?2, ?3)";
+    tx.execute(sql, row)?;
+    Ok(())
+}
+
+/// The account of that name, unless it was disabled.
+pub fn account_by_name(tx: &Transaction<'_>, name: &str) -> Result<Option<Account>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM account WHERE name = ?1 AND disabled_at IS NULL");
+    tx.first(&sql, [name], raw)?.map(account).transpose()
+}
+
 /// Every token is looked at, each in constant time: how long it takes says nothing about any.
 fn account_by_token(tx: &Transaction<'_>, token: Digest) -> Result<Option<Account>, StoreError> {
     let mut found = None;
-    let mut all = tx.prepare(&format!(
-        "SELECT {COLUMNS}, token_sha256 FROM account WHERE disabled_at IS NULL"
-    ))?;
-    let mut rows = all.query([])?;
-    while let Some(row) = rows.next()? {
-        let stored = digest(row.get(5)?)?;
-        if bool::from(stored.0.ct_eq(&token.0)) {
-            found = Some(account(raw(row)?)?);
+    let sql = format!("SELECT {COLUMNS}, token_sha256 FROM account WHERE disabled_at IS NULL");
+    for (row, stored) in tx.all(&sql, (), |row| Ok((raw(row)?, row.get(5)?)))? {
+        if bool::from(digest(stored)?.0.ct_eq(&token.0)) {
+            found = Some(account(row)?);
         }
     }
     Ok(found)
+}
+
+/// The account of that name, unless it was disabled.
+pub(super) fn enabled(tx: &Transaction<'_>, name: &str) -> Result<Option<Account>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM account WHERE name = ?1 AND disabled_at IS NULL");
+    tx.first(&sql, [name], raw)?.map(account).transpose()
 }
 
 const COLUMNS: &str = "account.name, email, groups, made_at, disabled_at";
 
 type Raw = (String, String, String, i64, Option<i64>);
 
-fn raw(row: &rusqlite::Row<'_>) -> rusqlite::Result<Raw> {
+fn raw(row: &Row) -> rusqlite::Result<Raw> {
     Ok((
         row.get(0)?,
         row.get(1)?,

@@ -1,14 +1,13 @@
 //! Requests, the votes on them, the decisions made and what became of them.
-use rusqlite::{OptionalExtension as _, Row, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use syshold_protocol::{
-    Approver, Decision, DecisionId, Digest, LATE_APPROVAL_MS, Outcome, Request, RequestId,
-    RequestPhase, UnixMs,
+    Approver, Decision, Digest, LATE_APPROVAL_MS, Outcome, Request, RequestId, RequestPhase, UnixMs,
 };
 
-use super::{StoreError, digest, ms, time};
+use super::{Row, StoreError, Transaction, digest, ms, time};
 use crate::judge::Vote;
+use crate::limits::{AUTO_DENY_MS, DENIALS_MS, Limits};
 
 /// A request as filed.
 #[derive(Debug, Clone)]
@@ -19,6 +18,8 @@ pub struct Filed {
     pub phase: RequestPhase,
     pub received_at: UnixMs,
     pub late_until: UnixMs,
+    /// Whether it is this gateway's ledger that has it, and not another replica's.
+    pub here: bool,
 }
 
 /// A decision as filed; `recorded` once the ledger has it.
@@ -27,6 +28,8 @@ pub struct Made {
     pub decision: Decision,
     pub envelope: Vec<u8>,
     pub recorded: bool,
+    /// As in [`Filed`].
+    pub here: bool,
 }
 
 /// What became of a new request.
@@ -37,29 +40,30 @@ pub enum Filing {
     Known,
     /// Other bytes under that id, or a nonce used before.
     Conflict,
+    /// The host, or this agent of it, has too many undecided ones.
     TooMany,
+    /// People denied the same lately, again and again: nobody is asked.
+    Fatigue,
 }
 
 /// How many outcomes a request may have: `expired`, `late`, and what the retry came to, with room.
 const MAX_OUTCOMES: i64 = 8;
 
-/// Files a request of `host`, of which at most `most` may be undecided.
+/// Files a request within `limits`.
 pub fn file(
     tx: &Transaction<'_>,
     request: &Request,
     sha256: Digest,
     envelope: &[u8],
-    most: u32,
+    limits: Limits,
     now: UnixMs,
 ) -> Result<Filing, StoreError> {
-    let known: Option<(String, Vec<u8>)> = tx
-        .query_row(
+    let known: Option<(String, Vec<u8>)> = tx.first(
             "SELECT host_id, request_sha256 FROM request WHERE request_id = ?1 OR (host_id = ?2 AND nonce = ?3)
              ORDER BY request_id = ?1 DESC",
             (request.request_id.to_string(), request.host_id.as_str(), request.nonce.to_string()),
             |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
+        )?;
     if let Some((host, known)) = known {
         let same = host == request.host_id.as_str() && digest(known)? == sha256;
         return Ok(if same {
@@ -68,17 +72,24 @@ pub fn file(
             Filing::Conflict
         });
     }
-    let pending: u32 = tx.query_row(
+    let pending: u32 = tx.one(
         "SELECT count(*) FROM request WHERE host_id = ?1 AND phase = 'waiting'",
         [request.host_id.as_str()],
         |row| row.get(0),
     )?;
-    if pending >= most {
+    let agent = request.agent.name.as_str();
+    let of_agent: u32 = tx.one(
+        "SELECT count(*) FROM request WHERE host_id = ?1 AND agent = ?2 AND phase = 'waiting'",
+        [request.host_id.as_str(), agent],
+        |row| row.get(0),
+    )?;
+    let tired = is_fatigue(tx, request, limits.auto_deny_after, now)?;
+    if !tired && (pending >= limits.pending_per_host || of_agent >= limits.pending_per_agent) {
         return Ok(Filing::TooMany);
     }
     tx.execute(
-        "INSERT INTO request (request_id, host_id, nonce, envelope, body, request_sha256, phase, received_at, hold_until, late_until)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'waiting', ?7, ?8, ?9)",
+        "INSERT INTO request (request_id, host_id, nonce, envelope, body, request_sha256, phase, received_at, hold_until, late_until, agent, question, keeper)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'waiting', ?7, ?8, ?9, ?10, ?11, ?12)",
         (
             request.request_id.to_string(),
             request.host_id.as_str(),
@@ -89,16 +100,82 @@ pub fn file(
             ms(now),
             ms(request.hold_until),
             ms(request.hold_until.plus(LATE_APPROVAL_MS)),
+            agent,
+            &request.coalesce_key,
+            tx.keeper(),
         ),
     )?;
-    Ok(Filing::New)
+    Ok(if tired { Filing::Fatigue } else { Filing::New })
+}
+
+/// Whether people denied the same question of the same agent `after` times in a row, lately.
+fn is_fatigue(
+    tx: &Transaction<'_>,
+    request: &Request,
+    after: u32,
+    now: UnixMs,
+) -> Result<bool, StoreError> {
+    let newest: Vec<(String, i64)> = tx.all(
+        "SELECT phase, answered_at FROM request WHERE host_id = ?1 AND agent = ?2 AND question = ?3 AND answered_at IS NOT NULL
+         ORDER BY answered_at DESC LIMIT ?4",
+        (
+            request.host_id.as_str(),
+            request.agent.name.as_str(),
+            &request.coalesce_key,
+            after,
+        ),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let mut denied = Vec::new();
+    for (phase, at) in newest {
+        if phase != "denied" {
+            return Ok(false);
+        }
+        denied.push(time(at));
+    }
+    let enough = after > 0 && denied.len() == after as usize;
+    let within = |at: Option<&UnixMs>, ms| at.is_some_and(|at| now.since(*at) < ms);
+    Ok(enough && within(denied.first(), AUTO_DENY_MS) && within(denied.last(), DENIALS_MS))
+}
+
+/// When people, not time or a rule, decided a request.
+pub fn set_answered(tx: &Transaction<'_>, id: RequestId, now: UnixMs) -> Result<(), StoreError> {
+    let sql = "UPDATE request SET answered_at = ?2 WHERE request_id = ?1";
+    tx.execute(sql, (id.to_string(), ms(now)))?;
+    Ok(())
+}
+
+/// What a scrape of the metrics wants to know.
+#[derive(Debug)]
+pub struct Counts {
+    pub undecided: [(&'static str, i64); 2],
+    /// At most 512.
+    pub unrecorded: i64,
+}
+
+/// See [`Counts`].
+pub fn counts(tx: &Transaction<'_>) -> Result<Counts, StoreError> {
+    let of = |sql: &str| tx.one(sql, (), |row| row.get::<i64>(0));
+    let phase = |word| {
+        of(&format!(
+            "SELECT count(*) FROM request WHERE phase = '{word}' AND phase IN ('waiting', 'late')"
+        ))
+    };
+    let behind = |table| {
+        of(&format!(
+            "SELECT count(*) FROM (SELECT 1 FROM {table} WHERE recorded = 0 LIMIT 256) AS behind"
+        ))
+    };
+    Ok(Counts {
+        undecided: [("waiting", phase("waiting")?), ("late", phase("late")?)],
+        unrecorded: behind("request")? + behind("decision")?,
+    })
 }
 
 /// The request of that id.
 pub fn by_id(tx: &Transaction<'_>, id: RequestId) -> Result<Option<Filed>, StoreError> {
     let sql = format!("{SELECT} WHERE request_id = ?1");
-    tx.query_row(&sql, [id.to_string()], raw)
-        .optional()?
+    tx.first(&sql, [id.to_string()], raw(tx))?
         .map(filed)
         .transpose()
 }
@@ -109,25 +186,18 @@ pub fn list(
     phases: &[RequestPhase],
     most: u32,
 ) -> Result<Vec<Filed>, StoreError> {
-    let words: Vec<_> = phases.iter().copied().map(word).collect();
-    let sql = format!(
-        "{SELECT} WHERE ?1 = '[]' OR phase IN (SELECT value FROM json_each(?1)) ORDER BY received_at DESC, request_id DESC LIMIT ?2"
-    );
-    let mut all = tx.prepare_cached(&sql)?;
-    all.query_map((json(&words)?, most), raw)?
-        .map(|row| filed(row?))
-        .collect()
-}
-
-/// Requests whose hold (`waiting`) or late time (`late`) is over.
-pub fn due(tx: &Transaction<'_>, now: UnixMs) -> Result<Vec<Filed>, StoreError> {
-    let sql = format!(
-        "{SELECT} WHERE (phase = 'waiting' AND hold_until <= ?1) OR (phase = 'late' AND late_until <= ?1) ORDER BY hold_until"
-    );
-    let mut all = tx.prepare_cached(&sql)?;
-    all.query_map([ms(now)], raw)?
-        .map(|row| filed(row?))
-        .collect()
+    let words: Vec<_> = phases
+        .iter()
+        .map(|phase| format!("'{}'", word(*phase)))
+        .collect();
+    let which = if words.is_empty() {
+        String::new()
+    } else {
+        format!("WHERE phase IN ({})", words.join(", "))
+    };
+    let sql = format!("{SELECT} {which} ORDER BY received_at DESC, request_id DESC LIMIT ?1");
+    let found = tx.all(&sql, [most], raw(tx))?;
+    found.into_iter().map(filed).collect()
 }
 
 /// Moves a request on if it is still in `from`: whoever does this first has decided.
@@ -144,30 +214,25 @@ pub fn advance(
 
 /// The approvals of a request so far.
 pub fn votes(tx: &Transaction<'_>, id: RequestId) -> Result<Vec<(Vote, Approver)>, StoreError> {
-    let mut all = tx.prepare_cached(
-        "SELECT scope, rendered_sha256, approver FROM vote WHERE request_id = ?1 ORDER BY rowid",
-    )?;
-    let rows = all.query_map([id.to_string()], |row| {
-        Ok((
-            row.get::<_, String>(0)?,
-            row.get(1)?,
-            row.get::<_, String>(2)?,
-        ))
+    let sql =
+        "SELECT scope, rendered_sha256, approver FROM vote WHERE request_id = ?1 ORDER BY rowid";
+    let rows: Vec<(String, Vec<u8>, String)> = tx.all(sql, [id.to_string()], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
     })?;
-    rows.map(|row| {
-        let (scope, rendered, approver) = row?;
-        let approver: Approver = parse(&approver, "approver")?;
-        let scope = scope.parse().map_err(|_| StoreError::Corrupt("scope"))?;
-        Ok((
-            Vote {
-                subject: approver.subject.clone(),
-                scope,
-                rendered: digest(rendered)?,
-            },
-            approver,
-        ))
-    })
-    .collect()
+    rows.into_iter()
+        .map(|(scope, rendered, approver)| {
+            let approver: Approver = parse(&approver, "approver")?;
+            let scope = scope.parse().map_err(|_| StoreError::Corrupt("scope"))?;
+            Ok((
+                Vote {
+                    subject: approver.subject.clone(),
+                    scope,
+                    rendered: digest(rendered)?,
+                },
+                approver,
+            ))
+        })
+        .collect()
 }
 
 /// Adds an approval; one by the same person for what was shown before makes way.
@@ -178,8 +243,10 @@ pub fn add_vote(
     vote: &Vote,
     approver: &Approver,
 ) -> Result<(), StoreError> {
+    let sql = "DELETE FROM vote WHERE request_id = ?1 AND account = ?2";
+    tx.execute(sql, (id.to_string(), account))?;
     tx.execute(
-        "INSERT OR REPLACE INTO vote (request_id, account, scope, rendered_sha256, approver) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO vote (request_id, account, scope, rendered_sha256, approver) VALUES (?1, ?2, ?3, ?4, ?5)",
         (id.to_string(), account, vote.scope.to_string(), vote.rendered.0, json(approver)?),
     )?;
     Ok(())
@@ -192,12 +259,13 @@ pub fn add_decision(
     envelope: &[u8],
 ) -> Result<(), StoreError> {
     tx.execute(
-        "INSERT INTO decision (decision_id, request_id, body, envelope) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO decision (decision_id, request_id, body, envelope, keeper) VALUES (?1, ?2, ?3, ?4, ?5)",
         (
             decision.decision_id.to_string(),
             decision.request_id.to_string(),
             json(decision)?,
             envelope,
+            tx.keeper(),
         ),
     )?;
     Ok(())
@@ -205,70 +273,10 @@ pub fn add_decision(
 
 /// The newest decision on a request.
 pub fn decision(tx: &Transaction<'_>, id: RequestId) -> Result<Option<Made>, StoreError> {
-    let sql = "SELECT body, envelope, recorded FROM decision WHERE request_id = ?1 ORDER BY seq DESC LIMIT 1";
-    tx.prepare_cached(sql)?
-        .query_row([id.to_string()], raw_made)
-        .optional()?
+    let sql = format!("{MADE} WHERE request_id = ?1 ORDER BY seq DESC LIMIT 1");
+    tx.first(&sql, [id.to_string()], raw_made(tx))?
         .map(made)
         .transpose()
-}
-
-/// What the ledger does not have yet, oldest first.
-#[derive(Debug)]
-pub struct Unrecorded {
-    pub requests: Vec<Filed>,
-    pub decisions: Vec<(Filed, Made)>,
-}
-
-impl Unrecorded {
-    /// Whether the ledger has everything.
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.decisions.is_empty()
-    }
-}
-
-/// See [`Unrecorded`]; so many at a time.
-pub fn unrecorded(tx: &Transaction<'_>) -> Result<Unrecorded, StoreError> {
-    let mut open = tx.prepare_cached(&format!(
-        "{SELECT} WHERE recorded = 0 ORDER BY received_at LIMIT 256"
-    ))?;
-    let requests: Vec<_> = open
-        .query_map([], raw)?
-        .map(|row| filed(row?))
-        .collect::<Result<_, StoreError>>()?;
-    let sql =
-        "SELECT body, envelope, recorded FROM decision WHERE recorded = 0 ORDER BY seq LIMIT 256";
-    let mut open = tx.prepare_cached(sql)?;
-    let made: Vec<_> = open
-        .query_map([], raw_made)?
-        .map(|row| made(row?))
-        .collect::<Result<_, StoreError>>()?;
-    let with_request = made.into_iter().map(|made| {
-        let filed = by_id(tx, made.decision.request_id)?.ok_or(StoreError::Corrupt("decision"))?;
-        Ok((filed, made))
-    });
-    Ok(Unrecorded {
-        requests,
-        decisions: with_request.collect::<Result<_, StoreError>>()?,
-    })
-}
-
-/// The ledger has these: requests, and decisions, which may now be handed out.
-pub fn set_recorded(
-    tx: &Transaction<'_>,
-    recorded: &[(RequestId, Option<DecisionId>)],
-) -> Result<(), StoreError> {
-    for (request, decision) in recorded {
-        match decision {
-            Some(decision) => tx
-                .prepare_cached("UPDATE decision SET recorded = 1 WHERE decision_id = ?1")?
-                .execute([decision.to_string()])?,
-            None => tx
-                .prepare_cached("UPDATE request SET recorded = 1 WHERE request_id = ?1")?
-                .execute([request.to_string()])?,
-        };
-    }
-    Ok(())
 }
 
 /// Whether one more outcome fits.
@@ -286,7 +294,7 @@ pub fn outcome_room(
     id: RequestId,
     sha256: Digest,
 ) -> Result<Room, StoreError> {
-    let (same, count): (i64, i64) = tx.query_row(
+    let (same, count): (i64, i64) = tx.one(
         "SELECT count(*) FILTER (WHERE sha256 = ?2), count(*) FROM outcome WHERE request_id = ?1",
         (id.to_string(), sha256.0),
         |row| Ok((row.get(0)?, row.get(1)?)),
@@ -321,10 +329,7 @@ pub fn add_outcome(
 /// The latest outcome of a request.
 pub fn outcome(tx: &Transaction<'_>, id: RequestId) -> Result<Option<Outcome>, StoreError> {
     let sql = "SELECT body FROM outcome WHERE request_id = ?1 ORDER BY seq DESC LIMIT 1";
-    let body: Option<String> = tx
-        .prepare_cached(sql)?
-        .query_row([id.to_string()], |row| row.get(0))
-        .optional()?;
+    let body: Option<String> = tx.first(sql, [id.to_string()], |row| row.get(0))?;
     body.map(|body| parse(&body, "outcome")).transpose()
 }
 
@@ -340,23 +345,28 @@ pub fn word(phase: RequestPhase) -> &'static str {
     }
 }
 
-const SELECT: &str = "SELECT body, request_sha256, host.name, phase, received_at, late_until FROM request JOIN host USING (host_id)";
+pub(super) const SELECT: &str = "SELECT body, request_sha256, host.name, phase, received_at, late_until, keeper FROM request JOIN host USING (host_id)";
+pub(super) const MADE: &str = "SELECT body, envelope, recorded, keeper FROM decision";
 
-type Raw = (String, Vec<u8>, String, String, i64, i64);
+pub(super) type Raw = (String, Vec<u8>, String, String, i64, i64, bool);
 
-fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
-    Ok((
-        row.get(0)?,
-        row.get(1)?,
-        row.get(2)?,
-        row.get(3)?,
-        row.get(4)?,
-        row.get(5)?,
-    ))
+pub(super) fn raw(tx: &Transaction<'_>) -> impl Fn(&Row) -> rusqlite::Result<Raw> {
+    let own = tx.keeper();
+    move |row| {
+        Ok((
+            row.get(0)?,
+            row.get(1)?,
+            row.get(2)?,
+            row.get(3)?,
+            row.get(4)?,
+            row.get(5)?,
+            row.get::<i64>(6)? == own,
+        ))
+    }
 }
 
-fn filed(
-    (body, sha256, host_name, phase, received_at, late_until): Raw,
+pub(super) fn filed(
+    (body, sha256, host_name, phase, received_at, late_until, here): Raw,
 ) -> Result<Filed, StoreError> {
     Ok(Filed {
         request: parse(&body, "request")?,
@@ -365,18 +375,26 @@ fn filed(
         phase: parse(&format!("\"{phase}\""), "phase")?,
         received_at: time(received_at),
         late_until: time(late_until),
+        here,
     })
 }
 
-fn raw_made(row: &Row<'_>) -> rusqlite::Result<(String, Vec<u8>, bool)> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+pub(super) type RawMade = (String, Vec<u8>, bool, bool);
+
+pub(super) fn raw_made(tx: &Transaction<'_>) -> impl Fn(&Row) -> rusqlite::Result<RawMade> {
+    let own = tx.keeper();
+    move |row| {
+        let here = row.get::<i64>(3)? == own;
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, here))
+    }
 }
 
-fn made((body, envelope, recorded): (String, Vec<u8>, bool)) -> Result<Made, StoreError> {
+pub(super) fn made((body, envelope, recorded, here): RawMade) -> Result<Made, StoreError> {
     Ok(Made {
         decision: parse(&body, "decision")?,
         envelope,
         recorded,
+        here,
     })
 }
 

@@ -153,7 +153,7 @@ fn configuration_mistakes_end_with_78_and_name_the_place() {
             "{error}"
         );
     }
-    std::fs::write(&file, "slack_webhook_url_file = \"/nonexistent/url\"\nhost_listen = \"127.0.0.1:0\"\npeople_listen = \"127.0.0.1:0\"\n").unwrap();
+    std::fs::write(&file, "host_listen = \"127.0.0.1:0\"\npeople_listen = \"127.0.0.1:0\"\n[channel.ops]\nkind = \"slack-webhook\"\nurl_file = \"/nonexistent/url\"\n").unwrap();
     let (code, error) = bad(dir.path(), &["--config", &path, "serve"]);
     assert!(code == 78 && error.contains("/nonexistent/url"), "{error}");
     let (code, error) = bad(dir.path(), &["--config", "/nonexistent.toml", "serve"]);

@@ -71,6 +71,9 @@ fn every_setting_is_on_the_page_with_its_default() {
             "host_listen",
             "people_listen",
             "max_pending_per_host",
+            "max_pending_per_agent",
+            "max_prompts_per_agent",
+            "auto_deny_after",
         ]
         .contains(&key)
         {
@@ -81,5 +84,5 @@ fn every_setting_is_on_the_page_with_its_default() {
         }
         count += 1;
     }
-    assert_eq!(count, 9);
+    assert_eq!(count, 42);
 }

@@ -14,7 +14,7 @@ fn ledger(dir: &Path) -> PathBuf {
 }
 
 /// Every leaf, as it was hashed.
-fn leaves(dir: &Path) -> Vec<Value> {
+pub(crate) fn leaves(dir: &Path) -> Vec<Value> {
     let file = Connection::open(ledger(dir)).unwrap();
     let mut all = file.prepare("SELECT body FROM leaf ORDER BY idx").unwrap();
     let rows = all.query_map([], |row| row.get::<_, String>(0)).unwrap();

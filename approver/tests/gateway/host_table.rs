@@ -327,6 +327,7 @@ async fn the_host_accepts_what_the_gateway_signs() {
             owner: request.agent.owner.clone(),
             launched_by: request.agent.launched_by.clone(),
             assurance: Assurance::Token,
+            passkeys: Vec::new(),
             request,
         };
         let accepted = accept(&envelope, &outstanding, &host.gateway, now(), &|_| false).unwrap();

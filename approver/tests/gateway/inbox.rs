@@ -6,14 +6,14 @@ use syshold_protocol::{Assurance, Channel, DecisionVerdict, RequestId};
 use crate::world::{Host, Person, World};
 
 /// A browser with one cookie.
-struct Browser {
+pub(crate) struct Browser {
     http: Client,
     url: String,
     cookie: String,
 }
 
 impl Browser {
-    async fn sign_in(person: &Person) -> Self {
+    pub(crate) async fn sign_in(person: &Person) -> Self {
         let answer = person
             .http
             .post(format!("{}/login", person.url))
@@ -51,13 +51,13 @@ impl Browser {
             .unwrap()
     }
 
-    async fn text(&self, path: &str) -> String {
+    pub(crate) async fn text(&self, path: &str) -> String {
         let answer = self.get(path).await;
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
         answer.text().await.unwrap()
     }
 
-    async fn post(&self, path: &str, form: &[(&str, &str)]) -> Response {
+    pub(crate) async fn post(&self, path: &str, form: &[(&str, &str)]) -> Response {
         self.http
             .post(format!("{}{path}", self.url))
             .header(COOKIE, &self.cookie)
@@ -83,7 +83,7 @@ struct Form {
     rendered: String,
 }
 
-fn field(page: &str, name: &str) -> String {
+pub(crate) fn field(page: &str, name: &str) -> String {
     let at = format!("name=\"{name}\" value=\"");
     page.split(&at)
         .nth(1)
@@ -355,7 +355,7 @@ async fn signing_in() {
 }
 
 #[tokio::test]
-async fn pages_run_nothing_and_hide_nothing() {
+async fn pages_run_our_script_alone_and_hide_nothing() {
     let world = World::start().await;
     let (host, bob) = (world.host().await, world.person("bob", &[]));
     let browser = Browser::sign_in(&bob).await;
@@ -378,12 +378,13 @@ async fn pages_run_nothing_and_hide_nothing() {
             .unwrap();
         assert!(
             csp.starts_with("default-src 'none'")
-                && !csp.contains("script")
+                && csp.contains("script-src 'self';")
                 && !csp.contains("unsafe"),
             "{csp}"
         );
         assert_eq!(answer.headers()["cache-control"], "no-store");
         let page = answer.text().await.unwrap();
+        let page = page.replacen("<script src=\"/app.js\" defer></script>", "", 1);
         assert!(
             !page.contains("<script") && !page.contains("<img") && !page.contains('\u{202e}'),
             "{path}"

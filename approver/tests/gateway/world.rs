@@ -31,6 +31,7 @@ pub(crate) struct World {
     pub(crate) dir: TempDir,
     pub(crate) hosts: SocketAddr,
     pub(crate) people: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) http: Client,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
@@ -45,7 +46,7 @@ pub(crate) fn config(dir: &Path) -> Config {
     config.dir = dir.to_owned();
     config.host_listen = (Ipv4Addr::LOCALHOST, 0).into();
     config.people_listen = (Ipv4Addr::LOCALHOST, 0).into();
-    config.max_pending_per_host = 5;
+    config.limits.pending_per_host = 5;
     config
 }
 
@@ -62,7 +63,7 @@ impl World {
         let mut config = config(dir.path());
         change(&mut config);
         let gateway = Gateway::start(&config).await.unwrap();
-        let (hosts, people) = (gateway.hosts, gateway.people);
+        let (hosts, people, metrics) = (gateway.hosts, gateway.people, gateway.metrics);
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async move {
             gateway.until(async { drop(stopped.await) }).await.unwrap();
@@ -72,6 +73,7 @@ impl World {
             dir,
             hosts,
             people,
+            metrics,
             http,
             stop: Some(stop),
             running: Some(running),
@@ -155,6 +157,15 @@ pub(crate) fn client(ca_pem: &[u8]) -> Client {
     roots
         .add(CertificateDer::from_pem_slice(ca_pem).unwrap())
         .unwrap();
+    client_with(roots)
+}
+
+/// Trusts nobody: for calls in the clear on this machine.
+pub(crate) fn clear_client() -> Client {
+    client_with(RootCertStore::empty())
+}
+
+fn client_with(roots: RootCertStore) -> Client {
     let tls =
         ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()

@@ -1,0 +1,97 @@
+//! What other replicas change: the server tells of every commit.
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use syshold_protocol::RequestId;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_postgres::{AsyncMessage, Client};
+
+use super::connect::Target;
+
+/// How long after a lost connection a new one is tried.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Something changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Of(RequestId),
+    /// Something else, or we did not listen for a while.
+    Any,
+}
+
+/// Tells of changes, from when it is first asked.
+#[expect(missing_debug_implementations, reason = "holds a connection")]
+pub struct Changes {
+    target: Arc<Target>,
+    listening: Option<Listening>,
+}
+
+struct Listening {
+    _client: Client,
+    heard: mpsc::Receiver<Change>,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Changes {
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        Self {
+            target,
+            listening: None,
+        }
+    }
+
+    /// The next one. Dropped before it is done, it has lost nothing.
+    pub async fn next(&mut self) -> Change {
+        loop {
+            if let Some(listening) = &mut self.listening {
+                if let Some(change) = listening.heard.recv().await {
+                    return change;
+                }
+                tracing::warn!("the database tells of no changes: the connection was lost");
+                self.listening = None;
+                tokio::time::sleep(AGAIN).await;
+            }
+            match self.listen().await {
+                Ok(listening) => {
+                    self.listening = Some(listening);
+                    return Change::Any;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the database tells of no changes");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn listen(&self) -> Result<Listening, tokio_postgres::Error> {
+        let (client, mut connection) = self.target.connect().await?;
+        let (tell, heard) = mpsc::channel(1024);
+        let connection = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notification(said) = message {
+                    let change = said.payload().parse().map_or(Change::Any, Change::Of);
+                    if tell.send(change).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let listening = Listening {
+            _client: client,
+            heard,
+            connection,
+        };
+        let keep = "SET tcp_keepalives_idle = 10; LISTEN syshold";
+        listening._client.batch_execute(keep).await?;
+        Ok(listening)
+    }
+}
