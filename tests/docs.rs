@@ -25,7 +25,14 @@ fn the_tests_that_the_architecture_page_names_are_there() {
     );
 
     let mut tests = HashSet::new();
-    for part in ["agent/src", "approver", "ledger", "protocol", "tests/cases"] {
+    for part in [
+        "agent/src",
+        "agent/tests",
+        "approver",
+        "ledger",
+        "protocol",
+        "tests/cases",
+    ] {
         collect_tests(&root.join(part), &mut tests);
     }
     let mut missing: Vec<_> = names.difference(&tests).collect();

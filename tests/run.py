@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """Runs the test cases inside a test machine; see README.md for the convention.
 
+    run.py [--part K/N] [PATTERN…]      (every Nth test only, beginning with the Kth)
+
 Prints one line a test, `ok NAME (MS)`, `not ok NAME (MS)` or `skip NAME: REASON`, and for what failed the
 output of the test, indented by `# `. Exit status 1 when something failed.
 """
 
+import argparse
 import fnmatch
 import importlib.util
+import itertools
 import os
 import pathlib
 import signal
@@ -90,8 +94,17 @@ def wait(child, limit):
         os.close(pidfd)
 
 
-def main(patterns):
+def part(text):
+    """K/N, as numbers."""
+    number, of = map(int, text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError(text)
+    return number, of
+
+
+def main(patterns, number, of):
     counts = {PASSED: 0, FAILED: 0, SKIPPED: 0}
+    turn = itertools.count()
     for path in sorted((HERE / "cases").glob("*.py")):
         try:
             functions = tests_of(path)
@@ -103,6 +116,8 @@ def main(patterns):
         for function in functions:
             name = f"{path.stem}::{function.__name__.removeprefix('test_')}"
             if patterns and not any(fnmatch.fnmatch(name, f"*{pattern}*") for pattern in patterns):
+                continue
+            if next(turn) % of != number - 1:
                 continue
             start = time.monotonic()
             status, output = run(function, name)
@@ -131,4 +146,8 @@ def main(patterns):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--part", type=part, default="1/1", metavar="K/N")
+    parser.add_argument("patterns", nargs="*")
+    given = parser.parse_args()
+    sys.exit(main(given.patterns, *given.part))

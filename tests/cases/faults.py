@@ -18,6 +18,7 @@ action = "conect"
 verdict = "ask"
 """
 SMALL = pathlib.Path("/var/lib/syshold/small")
+PINS = pathlib.Path("/sys/fs/bpf/syshold")
 
 
 def journal_since(stamp):
@@ -119,10 +120,40 @@ def test_a_ledger_that_cannot_be_written_at_start():
 
 
 @syshold.limit(150)
+def test_after_a_boot_with_a_ledger_that_cannot_be_used_nobody_is_ungoverned():
+    secret = syshold.PII / "customers.csv"
+    unit = ("systemd-run", "--quiet", "--collect", "--wait", "--pipe", "--unit=test-agent", "--")
+    agent = syshold.quote(*unit, "timeout", "--signal=KILL", "10", "cat", secret)
+    syshold.start()
+    syshold.sh("systemctl stop sysholdd", timeout=60)
+    # As after a boot: the kernel knows nothing of any policy. Only the numbers of holds go on, since this is the same boot.
+    for pin in PINS.rglob("*"):
+        if pin.is_file() and pin.name != "SEQUENCE":
+            pin.unlink()
+    # They go when the kernel has time; until then what they hold waits for a daemon.
+    syshold.until("no program", lambda: syshold.sh(agent, check=False).stdout == secret.read_text(), 60, pause=1)
+    SMALL.mkdir(mode=0o750, exist_ok=True)
+    syshold.sh(f"mount -t tmpfs -o size=8m,mode=0750,ro tmpfs {SMALL}")
+    syshold.at_end(syshold.sh, f"umount {SMALL}")
+    config = pathlib.Path("/run/syshold-vm/unusable.toml")
+    config.write_text(syshold.policy().replace("[host]", f'[host]\nledger = "{SMALL}/ledger.db"'))
+    done = syshold.sh(f"sysholdd --config {config}", check=False, timeout=60)
+    assert done.returncode == 1 and "ead-only" in done.stderr, (done.returncode, done.stderr)
+    denied = syshold.sh(agent, check=False)
+    assert (denied.returncode, denied.stdout) == (1, "") and denied.stderr.endswith(EPERM_TEXT), denied
+    free = syshold.sh(syshold.quote("cat", secret))
+    assert free.stdout == secret.read_text(), free
+
+
+@syshold.limit(150)
 def test_a_full_disk_denies_and_recovers():
     person = syshold.start()
     SMALL.mkdir(mode=0o750, exist_ok=True)
     syshold.sh(f"mount -t tmpfs -o size=6m,mode=0750 tmpfs {SMALL}")
+    # The gateway witnesses one ledger of a host, and is told that this is another, and the first one again.
+    syshold.sh("systemctl stop sysholdd", timeout=60)
+    stack.new_ledger()
+    syshold.at_end(stack.new_ledger)
     syshold.at_end(lambda: syshold.sh(f"systemctl stop sysholdd; umount {SMALL}", timeout=60))
     stack.POLICY.write_text(syshold.policy().replace("[host]", f'[host]\nledger = "{SMALL}/ledger.db"'))
     syshold.sh("systemctl restart sysholdd", timeout=120)
@@ -212,7 +243,7 @@ def test_the_canary_sees_that_enforcement_is_off():
 def test_the_canary_sees_every_link_that_goes():
     syshold.start()
     syshold.until("a canary that is well", lambda: syshold.status()["canary"]["ok"], 20)
-    links = pathlib.Path("/sys/fs/bpf/syshold/v2/links")
+    links = pathlib.Path("/sys/fs/bpf/syshold/v5/links")
     # A daemon that starts attaches them again.
     syshold.at_end(lambda: syshold.sh("systemctl restart sysholdd", timeout=120))
     proven = {hook["name"] for hook in syshold.status()["kernel"]["hooks"] if hook["attached"] and hook["live"]}

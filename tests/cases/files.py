@@ -159,3 +159,43 @@ def test_other_names_and_mounts_below_a_root_are_protected():
         syshold.approve(person, approval)
         assert syshold.finish(child)[:2] == (0, text)
     setting.nobody_asked(person)
+
+
+# Says what became of a rename, and puts it back.
+MOVES = """
+import os, sys
+for one, other in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        os.rename(one, other)
+        os.rename(other, one)
+        print("moved")
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+@syshold.limit(90)
+def test_a_folder_on_the_way_to_a_protected_one_is_not_moved_away():
+    """Another could be put in its place, and the policy's path would mean that one."""
+    way = pathlib.Path("/srv/way")
+    shutil.rmtree(way, ignore_errors=True)
+    (way / "real" / "deep" / "pii").mkdir(parents=True)
+    (way / "link").symlink_to(way / "real")
+    first = setting.POLICY.index("[[rule]]")
+    protect = '[[protect]]\nname = "deep"\npaths = ["/srv/way/link/deep/pii"]\nclass = "pii"\n\n'
+    setting.start()
+    person = syshold.start(setting.POLICY[:first] + protect + setting.POLICY[first:])
+    moves = [name for folder in ("real/deep", "real", "link", "") for name in (way / folder, f"{way / folder}-away")]
+    words = (setting.PYTHON, "-c", MOVES, *map(str, moves))
+    assert setting.ungoverned(*words).stdout == "moved\n" * 4
+    child = syshold.governed(*words)
+    for _ in range(4):
+        (approval,) = syshold.asked(person)
+        assert "delete" in approval["title"], approval["title"]
+        syshold.deny(person, approval)
+    status, out, err = syshold.finish(child)
+    assert (status, out) == (0, f"{EPERM}\n" * 4), (out, err)
+    # Nobody is asked about what leads to the ledger and the policy.
+    child = syshold.governed(setting.PYTHON, "-c", MOVES, "/var/lib", "/var/lib-away", "/etc", "/etc-away")
+    assert syshold.finish(child)[1] == f"{EPERM}\n" * 2
+    setting.nobody_asked(person)

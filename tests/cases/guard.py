@@ -260,3 +260,21 @@ def test_becoming_root_is_asked_and_setfsuid_refused():
         setting.answer_all(person, [approval], how)
         status, out, err = syshold.finish(child)
         assert (status, out) == (0, f"0\n{said}\n"), (status, out, err)
+
+
+@syshold.limit(90)
+def test_a_program_with_privileges_is_asked_once():
+    """sudo takes its privilege on and off; people are asked when it begins."""
+    person = setting.start()
+    syshold.sh(f"echo '{setting.USER} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/guard && chmod 440 /etc/sudoers.d/guard")
+    syshold.at_end(syshold.sh, "rm -f /etc/sudoers.d/guard")
+    words = ("sudo", "-n", "id", "-u")
+    control = setting.ungoverned(*words, user=setting.USER)
+    assert control.stdout == "0\n", control
+    child = syshold.governed(*words, user=setting.USER)
+    (approval,) = syshold.asked(person, seconds=25)
+    assert "privilege" in approval["title"], approval["title"]
+    syshold.approve(person, approval)
+    status, out, err = syshold.finish(child, 30)
+    assert (status, out) == (0, "0\n"), (status, out, err)
+    setting.nobody_asked(person)

@@ -16,7 +16,7 @@ import many
 import stack
 import syshold
 
-PINS = pathlib.Path("/sys/fs/bpf/syshold/v2")
+PINS = pathlib.Path("/sys/fs/bpf/syshold/v5")
 NO_RESTART = pathlib.Path("/run/systemd/system/sysholdd.service.d/no-restart.conf")
 ROOMY = "max_pending_per_host = 5000\n"
 EPERM = 1

@@ -92,13 +92,6 @@ def read(person, agent, path):
     return approval, agent.heard()
 
 
-def facts(person, approval, label):
-    """The facts of a request with that label, as people are shown them."""
-    status, whole = person.ask("GET", f"/v1/approvals/{approval['id']}")
-    assert status == 200, whole
-    return [fact["value"] for fact in whole["facts"] if fact["label"] == label]
-
-
 @syshold.limit(120)
 def test_who_has_read_is_asked_before_it_sends_and_the_request_says_what_was_read():
     person = syshold.start(POLICY)
@@ -116,10 +109,10 @@ def test_who_has_read_is_asked_before_it_sends_and_the_request_says_what_was_rea
     assert len(server.seen) == 1
     assert approval["title"].endswith(" after reading pii"), approval["title"]
     assert approval["risk"] == "high", approval
-    (line,) = facts(person, approval, "Read before")
+    (line,) = syshold.facts(person, approval, "Read before")
     expected = (str(path), "(pii)", f"pid {agent.child.pid}", f"approved by approver@example.com", first["code"])
     assert all(word in line for word in expected), (line, expected)
-    assert facts(person, approval, "Has read") == ["pii"]
+    assert syshold.facts(person, approval, "Has read") == ["pii"]
     (leaf,) = syshold.leaves(kind="request", request=approval["id"])
     assert leaf["taint"]["classes"] == ["pii"] and leaf["taint"]["readings"][0]["request_id"] == first["id"], leaf["taint"]
     shown = syshold.sh(syshold.quote("syshold", "holds", "--json")).stdout
@@ -131,7 +124,7 @@ def test_who_has_read_is_asked_before_it_sends_and_the_request_says_what_was_rea
     agent.does("import subprocess")
     agent.say(f"p = subprocess.run(['curl', '-sS', {server.url!r}], stdout=-1); print(p.stdout.decode(), end='')")
     (approval,) = syshold.asked(person)
-    assert "export.csv" in facts(person, approval, "Read before")[0]
+    assert "export.csv" in syshold.facts(person, approval, "Read before")[0]
     syshold.approve(person, approval)
     assert agent.heard() == hello
     assert other.does(fetch) == hello
@@ -149,7 +142,7 @@ def test_with_taint_of_the_agent_one_reads_and_another_is_asked():
     read(person, reader, path)
     sender.say(fetch)
     (approval,) = syshold.asked(person)
-    assert str(path) in facts(person, approval, "Read before")[0]
+    assert str(path) in syshold.facts(person, approval, "Read before")[0]
     syshold.deny(person, approval)
     assert "Operation not permitted" in sender.heard()
     assert Agent().does(fetch) == "hello from the server\n", "another agent has read nothing"

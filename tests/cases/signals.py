@@ -34,21 +34,26 @@ def seconds_until(what, probe, limit=10.0):
 # ---- handlers ----
 
 
+def idles(seconds):
+    """How often the same handler runs meanwhile in a process that only waits: as much as this machine can give."""
+    return int(setting.ungoverned(setting.PYTHON, setting.GUEST / "signals.py", "idle", seconds).stdout)
+
+
 def handlers_keep_running(user):
     person = setting.start()
     child = begin("alarm", "alarm.csv", user)
     (hold,) = setting.parked()
     assert hold["mode"] == "park", hold
     (approval,) = syshold.asked(person, seconds=20)
-    time.sleep(2)
+    idle = idles(2)
     assert child.poll() is None and len(syshold.holds()) == 1
     syshold.approve(person, approval)
     status, out, err = syshold.finish(child)
     said, runs = out.split()
     assert (status, said) == (0, "opened"), (status, out, err)
-    syshold.note(f"SIGALRM every 100 ms: its handler ran {runs} times while held for 2 s and more")
-    # Not once a hold, nor now and then: a loaded machine gets to fewer than there are timer ticks.
-    assert int(runs) >= 6, runs
+    syshold.note(f"SIGALRM every 100 ms: its handler ran {runs} times while held for 2 s and more, {idle} times where nothing was")
+    # Not once a hold, nor now and then.
+    assert int(runs) >= max(idle / 2, 2), (runs, idle)
     # One question all the time.
     setting.nobody_asked(person)
 
@@ -66,14 +71,14 @@ def test_the_main_thread_handles_signals_while_a_worker_is_held():
     child = begin("thread", "thread.csv", setting.USER)
     setting.parked()
     (approval,) = syshold.asked(person, seconds=20)
-    time.sleep(2)
+    idle = idles(2)
     syshold.approve(person, approval)
     status, out, err = syshold.finish(child)
     said, runs = out.split()
     assert (status, said) == (0, "opened"), (status, out, err)
-    syshold.note(f"SIGALRM every 100 ms: the main thread handled {runs} while a worker was held for 2 s and more")
-    # Not once a hold, nor now and then: a loaded machine gets to fewer than there are timer ticks.
-    assert int(runs) >= 6, runs
+    syshold.note(f"SIGALRM every 100 ms: the main thread handled {runs} while a worker was held for 2 s and more, {idle} where nothing was")
+    # Not once a hold, nor now and then.
+    assert int(runs) >= max(idle / 2, 2), (runs, idle)
 
 
 def test_a_sigcont_handler_runs_at_most_once_a_hold():

@@ -59,7 +59,7 @@ json.dump([result for own in results for result in own], sys.stdout)
 
 def restarted():
     """How often a held syscall was restarted, since the programs were loaded."""
-    return bpf.per_cpu_words("/sys/fs/bpf/syshold/v2/maps/COUNTS")[COUNT_OF_RESTARTS]
+    return bpf.per_cpu_words("/sys/fs/bpf/syshold/v5/maps/COUNTS")[COUNT_OF_RESTARTS]
 
 
 def outcomes_of(holds, count):

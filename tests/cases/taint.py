@@ -12,7 +12,17 @@ import bpf
 import setting
 import syshold
 
-GOVERNED = "/sys/fs/bpf/syshold/v2/maps/GOVERNED"
+# A rule that asks what was read.
+AFTER = """
+[[rule]]
+name = "export"
+action = ["connect", "send"]
+after = ["pii"]
+verdict = "ask"
+scopes = ["once", "process", "10m"]
+
+"""
+GOVERNED = "/sys/fs/bpf/syshold/v5/maps/GOVERNED"
 # Python that does one line of its input after the other, and says so.
 STEPS = """
 import sys
@@ -123,34 +133,62 @@ def test_every_way_of_reading_leaves_its_mark():
     assert taint(agent.pid) != 0
 
 
-@syshold.limit(120)
-def test_a_connection_is_looked_at_again_after_a_read():
-    """Allowed once it is nobody's business, until the process has something to carry."""
-    person = setting.start()
-    heard = []
-    with socket.create_server((syshold.PEER, 0)) as server:
-        port = server.getsockname()[1]
-        agent = Agent()
-        agent.does("import socket")
-        agent.say(f"s = socket.create_connection(({syshold.PEER!r}, {port}))")
-        (approval,) = syshold.asked(person)
-        syshold.approve(person, approval)
-        agent.heard()
-        connection, _ = server.accept()
+class Connection:
+    """An agent's connection that was approved."""
 
-    def sends(text):
-        agent.does(f"s.sendall({text!r}.encode())")
-        heard.append(connection.recv(100).decode())
+    def __init__(self, person, agent):
+        self.agent = agent
+        with socket.create_server((syshold.PEER, 0)) as server:
+            self.port = server.getsockname()[1]
+            agent.does("import socket")
+            agent.say(f"s = socket.create_connection(({syshold.PEER!r}, {self.port}))")
+            (approval,) = syshold.asked(person)
+            syshold.approve(person, approval)
+            agent.heard()
+            self.end, _ = server.accept()
 
-    def decisions():
-        found = [leaf for leaf in syshold.leaves(kind="decision") if f":{port}" in json.dumps(leaf)]
+    def says(self, text):
+        self.agent.say(f"s.sendall({text!r}.encode())")
+
+    def hears(self):
+        self.agent.heard()
+        return self.end.recv(100).decode()
+
+    def decisions(self):
+        found = [leaf for leaf in syshold.leaves(kind="decision") if f":{self.port}" in json.dumps(leaf)]
         return [leaf["decision"]["by"] for leaf in found]
 
-    sends("before")
-    sends("and again")
-    assert len(decisions()) == 1, decisions()
-    read(person, agent, setting.pii("taint-sent.csv", "sent"))
-    sends("after")
-    sends("and once more")
-    assert heard == ["before", "and again", "after", "and once more"]
-    assert len(decisions()) == 2, decisions()
+
+@syshold.limit(60)
+def test_a_connection_stays_nobodys_business_where_no_rule_asks_what_was_read():
+    person = setting.start()
+    connection = Connection(person, Agent())
+    for text in ("before", "and again"):
+        connection.says(text)
+        assert connection.hears() == text
+    read(person, connection.agent, setting.pii("taint-sent.csv", "sent"))
+    assert taint(connection.agent.pid) != 0
+    connection.says("after")
+    assert connection.hears() == "after"
+    assert connection.decisions() == ["human"]
+
+
+@syshold.limit(120)
+def test_a_connection_is_looked_at_again_after_a_read_that_a_rule_asks_for():
+    """Allowed once it is nobody's business, until the process has something to carry."""
+    setting.start()
+    first = setting.POLICY.index("[[rule]]")
+    person = syshold.start(setting.POLICY[:first] + AFTER + setting.POLICY[first:])
+    connection = Connection(person, Agent())
+    connection.says("before")
+    assert connection.hears() == "before"
+    assert connection.decisions() == ["human"]
+    read(person, connection.agent, setting.pii("taint-sent.csv", "sent"))
+    for text, way in (("after", syshold.approve), ("once more", None)):
+        connection.says(text)
+        if way:
+            (approval,) = syshold.asked(person)
+            assert "taint-sent.csv" in syshold.facts(person, approval, "Read before")[0]
+            way(person, approval)
+        assert connection.hears() == text
+    assert connection.decisions() == ["human", "human"]

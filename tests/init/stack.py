@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 GATEWAY_DIR = pathlib.Path("/var/lib/syshold-approver")
+GATEWAY_CONFIG = pathlib.Path("/etc/syshold/approver.toml")
 POLICY = pathlib.Path("/etc/syshold/agent.toml")
 HOSTS_URL = "https://localhost:8443"
 PEOPLE_URL = "https://127.0.0.1:8444"
@@ -32,8 +33,16 @@ def call(*words, stdin=None, timeout=60, check=True):
     return done.stdout
 
 
+# Cases ask the same again and again, and many things at once.
+ROOMY = "max_pending_per_agent = 20000\nauto_deny_after = 0\n"
+
+
 def start_gateway():
     """Starts the gateway; at its first start it makes its keys and its CA."""
+    old = GATEWAY_CONFIG.read_text() if GATEWAY_CONFIG.exists() else ""
+    if ROOMY not in old:
+        GATEWAY_CONFIG.parent.mkdir(parents=True, exist_ok=True)
+        GATEWAY_CONFIG.write_text(ROOMY + old)
     call("systemctl", "start", "syshold-approver.service")
 
 
@@ -55,6 +64,12 @@ def enrol():
         return
     token = json.loads(call("syshold-approver", "enrol-token", "--json"))["token"]
     call("syshold", "enrol", "--gateway", HOSTS_URL, "--token-file", "-", stdin=token)
+
+
+def new_ledger():
+    """Has the gateway take the next ledger of this host for its own."""
+    host = json.loads(pathlib.Path("/var/lib/syshold/gateway.json").read_text())["host_id"]
+    subprocess.run(["syshold-approver", "hosts", "new-ledger", host], capture_output=True)
 
 
 def start_daemon(policy=None):

@@ -2,6 +2,8 @@
 //!
 //! Machines count instructions for time, so figures repeat within a percent on any computer, busy
 //! or not. `tests/init/bench` drives a machine and prints one JSON object a line: a [`Figure`].
+mod gateway;
+mod ledger;
 mod table;
 
 use std::io::Write;
@@ -18,7 +20,10 @@ use crate::vm::{self, Job};
 use crate::{build, sh};
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Only this kernel of tests/kernels.toml; can be repeated
     #[arg(long)]
     kernel: Vec<String>,
@@ -34,6 +39,14 @@ pub(crate) struct Arguments {
     /// Stop a machine after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     limit: u64,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// What the ledger costs and withstands, on this machine and its disk
+    Ledger(ledger::Arguments),
+    /// One gateway under load, on this machine: 1,000 hosts, 10,000 waiting requests, a day of requests
+    Gateway(gateway::Arguments),
 }
 
 /// What the guest found out about one row, for one subject: `bare`, `syshold`, or a peer's name.
@@ -78,6 +91,11 @@ struct Report {
 }
 
 pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.part {
+        Some(Part::Ledger(arguments)) => return ledger::verb(arguments),
+        Some(Part::Gateway(arguments)) => return gateway::verb(arguments),
+        None => {}
+    }
     setup::packages()?;
     let pins = Pins::load()?;
     let machine = setup::machine(&pins, &pins.select(&arguments.kernel)?, false)?;
@@ -124,6 +142,14 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
             rows: table::lines(&figures),
             figures,
         };
+        for line in report.rows.iter().filter(|line| !line.is_measured()) {
+            complete = false;
+            let title = line.title;
+            sh::say(
+                "error",
+                format_args!("kernel {name}: not measured: {title}"),
+            );
+        }
         if !arguments.json {
             table::print(&report);
         }

@@ -16,15 +16,18 @@ use crate::sh;
 use crate::toolchain::{self, BPF_LINKER_VERSION};
 
 /// What a program comes from, on Debian and Ubuntu.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("cc", "gcc"),
+    ("chromium", "chromium"),
     ("depmod", "kmod"),
     ("dpkg-deb", "dpkg"),
     ("du", "coreutils"),
+    ("faketime", "faketime"),
     ("go", "golang-go"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
     ("openssl", "openssl"),
+    ("pdftotext", "poppler-utils"),
     ("strace", "strace"),
     ("strip", "binutils"),
     ("tar", "tar"),
@@ -122,6 +125,7 @@ pub(crate) fn machine(pins: &Pins, kernels: &[Kernel], refresh: bool) -> Result<
 
 /// Debian packages that this machine lacks.
 pub(crate) fn packages() -> Result<()> {
+    space()?;
     let mut missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| sh::on_path(program).is_none())
@@ -134,7 +138,17 @@ pub(crate) fn packages() -> Result<()> {
     if !Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb").exists() {
         missing.push("golang-golang-x-mod-dev");
     }
-    // The gateway's tests run a Slack client of others in a virtual environment.
+    // Two gateways share a database in their tests; its programs are on nobody's PATH.
+    let servers = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    if !servers
+        .flatten()
+        .any(|version| version.path().join("bin/postgres").exists())
+    {
+        missing.push("postgresql");
+    }
+    // The gateway's tests run a Slack client, an identity provider and a browser's driver in virtual environments.
     let mut venv = Command::new("python3");
     if !venv
         .args(["-c", "import venv, ensurepip"])
@@ -146,7 +160,35 @@ pub(crate) fn packages() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    install(&missing)
+    install(&missing)?;
+    // Debian starts a server of every database that is installed; the tests start their own.
+    if missing.contains(&"postgresql") && Path::new("/run/systemd/system").exists() {
+        sh::run(sh::as_root("systemctl")?.args(["disable", "--now", "postgresql.service"]))?;
+    }
+    Ok(())
+}
+
+/// A full disk shows as a compiler's or a machine's crash, long after.
+fn space() -> Result<()> {
+    const WHOLE: u64 = 9;
+    let folder = target();
+    let least = if folder.join("vm").exists() { 3 } else { 7 };
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut df = Command::new("df");
+    df.args(["--block-size=1G", "--output=avail"]).arg(&folder);
+    let said = sh::output(&mut df)?;
+    let free = said
+        .lines()
+        .last()
+        .and_then(|free| free.trim().parse().ok());
+    let free: u64 = free.with_context(|| format!("`df` said {said:?}"))?;
+    let place = folder.display();
+    let need = format!("{free} GB are free at {place}; programs, images and machines take {WHOLE}");
+    if free < least {
+        bail!("{need}: free some, or set CARGO_TARGET_DIR to a larger disk");
+    }
+    Ok(())
 }
 
 pub(crate) fn install(packages: &[&str]) -> Result<()> {

@@ -32,19 +32,24 @@ pub(crate) struct Arguments {
     /// For the cases' environment, such as `STRESS_SECONDS=3600`; can be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
-    /// Machines that run at the same time [default: one for every two processors]
+    /// Machines that run at the same time [default: one for every processor]
     #[arg(long)]
     jobs: Option<usize>,
     /// Stop a machine after so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     limit: u64,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+/// Lines of a failed test's own output that the end of a run repeats.
+const TOLD_LINES: usize = 12;
+
+#[derive(Debug, Default, Clone)]
 struct Tally {
     passed: usize,
     failed: usize,
     skipped: usize,
+    /// What failed: its name, then the end of its output.
+    failures: Vec<Vec<String>>,
 }
 
 pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
@@ -70,19 +75,17 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
         Ok((machine, built, tally))
     })?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = arguments
-        .jobs
-        .unwrap_or(processors / 2)
-        .clamp(1, kernels.len());
-    for (kernel, outcome) in on_every_kernel(&machine, &built, arguments, jobs) {
+    let jobs = arguments.jobs.unwrap_or(processors).clamp(1, kernels.len());
+    for (name, outcome) in on_every_kernel(&machine, &built, arguments, jobs) {
         let cases = outcome.unwrap_or_else(|error| {
-            println!("not ok {kernel}: {error:#}");
-            Tally {
-                failed: 1,
-                ..Tally::default()
-            }
+            println!("not ok {name}: {error:#}");
+            Tally::broken(format!("{name}: {error:#}"))
         });
         tally.add(cases);
+    }
+    // Told again, on the stream that a log of errors keeps: an hour of lines went by since.
+    for failure in &tally.failures {
+        eprintln!("error: test failed: {}", failure.join("\n    "));
     }
     // A skip hides what was not tested: visible here, an error in CI.
     let mut good = tally.failed == 0;
@@ -128,13 +131,54 @@ fn unit_tests() -> Result<Tally> {
             passed: count(" passed"),
             failed: count(" failed"),
             skipped: count(" ignored"),
+            failures: Vec::new(),
         });
     }
     if !out.status.success() && tally.failed == 0 {
-        // It did not compile, or died.
-        tally.failed = 1;
+        tally.add(Tally::broken("cargo test did not compile, or died".into()));
     }
+    let told = text.lines().filter(|line| {
+        (line.starts_with("test ") && line.ends_with("FAILED")) || line.contains("panicked at")
+    });
+    tally
+        .failures
+        .extend(told.map(|line| vec![line.to_owned()]));
     Ok(tally)
+}
+
+/// What one machine runs: a kernel's cases, or every `of`th of them from the `number`th on.
+#[derive(Debug, Clone)]
+struct Part {
+    kernel: KernelFiles,
+    number: usize,
+    of: usize,
+}
+
+impl Part {
+    fn name(&self) -> String {
+        let kernel = &self.kernel.pin.name;
+        match self.of {
+            1 => kernel.clone(),
+            _ => format!("{kernel}-{}", self.number),
+        }
+    }
+}
+
+/// Kernels that do not divide among the machines would leave processors idle at the end: then
+/// each kernel's cases are divided. A filter names few cases, which stay together.
+fn parts(kernels: &[KernelFiles], filter: &[String], jobs: usize) -> Vec<Part> {
+    let even = kernels.len().is_multiple_of(jobs);
+    let of = if even || !filter.is_empty() { 1 } else { jobs };
+    kernels
+        .iter()
+        .flat_map(|kernel| {
+            (1..=of).map(|number| Part {
+                kernel: kernel.clone(),
+                number,
+                of,
+            })
+        })
+        .collect()
 }
 
 type Outcomes = Vec<(String, Result<Tally>)>;
@@ -146,8 +190,8 @@ fn on_every_kernel(
     jobs: usize,
 ) -> Outcomes {
     let (give, take) = mpsc::channel();
-    for kernel in &machine.kernels {
-        let _ = give.send(kernel.clone());
+    for part in parts(&machine.kernels, &arguments.filter, jobs) {
+        let _ = give.send(part);
     }
     drop(give);
     let queue = Mutex::new(take);
@@ -155,11 +199,10 @@ fn on_every_kernel(
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(kernel) = queue.lock().ok().and_then(|queue| queue.try_recv().ok()) {
-                    let name = kernel.pin.name.clone();
-                    let outcome = on_kernel(machine, built, kernel, arguments);
+                while let Some(part) = queue.lock().ok().and_then(|queue| queue.try_recv().ok()) {
+                    let outcome = on_kernel(machine, built, &part, arguments);
                     if let Ok(mut outcomes) = outcomes.lock() {
-                        outcomes.push((name, outcome));
+                        outcomes.push((part.name(), outcome));
                     }
                 }
             });
@@ -171,18 +214,20 @@ fn on_every_kernel(
 fn on_kernel(
     machine: &Machine,
     built: &Built,
-    kernel: KernelFiles,
+    part: &Part,
     arguments: &Arguments,
 ) -> Result<Tally> {
-    let name = kernel.pin.name.clone();
-    sh::say("test", format_args!("kernel {} ({})", name, kernel.release));
+    let name = part.name();
+    let release = &part.kernel.release;
+    sh::say("test", format_args!("kernel {name} ({release})"));
     let out = vm_cache().join("out").join(&name);
     let _ = std::fs::remove_dir_all(&out);
     let mut command = vec!["env".to_owned()];
     command.extend(arguments.set.iter().cloned());
     command.extend(["python3", "-u", "/share/run.py"].map(str::to_owned));
-    let mut job = Job::new(kernel, command);
-    job.command.extend(arguments.filter.iter().cloned());
+    command.push(format!("--part={}/{}", part.number, part.of));
+    command.extend(arguments.filter.iter().cloned());
+    let mut job = Job::new(part.kernel.clone(), command);
     job.share = Some(workspace().join("tests"));
     job.out = Some(out.clone());
     job.limit = Duration::from_secs(arguments.limit);
@@ -190,6 +235,7 @@ fn on_kernel(
     let lines = Lines {
         prefix: name.clone(),
         partial: Vec::new(),
+        failing: false,
         tally: Arc::clone(&tally),
     };
     let outcome = vm::run(
@@ -198,10 +244,19 @@ fn on_kernel(
         &job,
         Box::new(lines),
         Box::new(std::io::stderr()),
-    )?;
-    let tally = tally
+    );
+    let mut tally = tally
         .lock()
-        .map_or_else(|broken| *broken.into_inner(), |tally| *tally);
+        .map_or_else(|broken| broken.into_inner().clone(), |tally| tally.clone());
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        // What was seen until then counts.
+        Err(error) => {
+            println!("not ok {name}: {error:#}");
+            tally.add(Tally::broken(format!("{name}: {error:#}")));
+            return Ok(tally);
+        }
+    };
     sh::say(
         "test",
         format_args!(
@@ -224,6 +279,8 @@ fn on_kernel(
 struct Lines {
     prefix: String,
     partial: Vec<u8>,
+    /// The last test's line said that it failed: what follows is its output.
+    failing: bool,
     tally: Arc<Mutex<Tally>>,
 }
 
@@ -233,11 +290,26 @@ impl Write for Lines {
         while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.partial.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
-            println!("{:>5} {}", self.prefix, line.trim_end());
-            if let Ok(mut tally) = self.tally.lock() {
-                tally.passed += usize::from(line.starts_with("ok "));
-                tally.failed += usize::from(line.starts_with("not ok "));
-                tally.skipped += usize::from(line.starts_with("skip "));
+            println!("{:>6} {}", self.prefix, line.trim_end());
+            let Ok(mut tally) = self.tally.lock() else {
+                continue;
+            };
+            tally.passed += usize::from(line.starts_with("ok "));
+            tally.failed += usize::from(line.starts_with("not ok "));
+            tally.skipped += usize::from(line.starts_with("skip "));
+            let detail = line.strip_prefix('#');
+            self.failing = line.starts_with("not ok ") || (self.failing && detail.is_some());
+            if let (true, Some(detail), Some(told)) =
+                (self.failing, detail, tally.failures.last_mut())
+            {
+                if told.len() > TOLD_LINES {
+                    told.remove(1);
+                }
+                told.push(detail.trim().to_owned());
+            } else if let Some(test) = line.strip_prefix("not ok ") {
+                tally
+                    .failures
+                    .push(vec![format!("{} {}", self.prefix, test.trim_end())]);
             }
         }
         Ok(bytes.len())
@@ -249,9 +321,19 @@ impl Write for Lines {
 }
 
 impl Tally {
+    /// One failure that no test's line tells of.
+    fn broken(why: String) -> Self {
+        Self {
+            failed: 1,
+            failures: vec![vec![why]],
+            ..Self::default()
+        }
+    }
+
     fn add(&mut self, more: Self) {
         self.passed += more.passed;
         self.failed += more.failed;
         self.skipped += more.skipped;
+        self.failures.extend(more.failures);
     }
 }

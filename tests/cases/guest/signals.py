@@ -2,7 +2,7 @@
 the open, and when it is in it.
 
 alarm: SIGALRM every 100 ms, only the held thread may take it. cont: SIGCONT is handled. thread: a worker is held, the
-main thread handles SIGALRM in Python. term: SIGTERM is handled and nothing more. raise: its handler raises.
+main thread handles SIGALRM in Python. idle: nothing is held, it waits that many seconds. term: SIGTERM is handled and nothing more. raise: its handler raises.
 """
 
 import ctypes
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 way, path = sys.argv[1:]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -50,6 +51,13 @@ if way == "alarm":
     said = raw_open()
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(said, handled(out))
+elif way == "idle":
+    signal.signal(signal.SIGALRM, count)
+    end = time.monotonic() + float(path)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(left)
+    print(ran)
 elif way == "cont":
     out = wakeups()
     signal.signal(signal.SIGCONT, lambda *_: None)

@@ -1,18 +1,18 @@
-"""Reads pinned maps, without a BPF tool in the machine."""
+"""Reads and fills pinned maps, without a BPF tool in the machine."""
 
+import contextlib
 import ctypes
 import os
 import struct
 
-_SYSCALL, _LOOKUP, _OBJ_GET = 321, 1, 7
+_SYSCALL, _LOOKUP, _UPDATE, _OBJ_GET, _UPDATE_BATCH, _DELETE_BATCH = 321, 1, 2, 7, 26, 27
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def per_cpu_words(path):
     """A per-CPU array of 64-bit words: the sum over all CPUs of each."""
     cpus = _possible_cpus()
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    fd = _bpf(_OBJ_GET, struct.pack("=QIIi", ctypes.addressof(name), 0, 0, 0))
+    fd = _open(path)
     try:
         words = []
         while True:
@@ -29,8 +29,7 @@ def per_cpu_words(path):
 
 def value(path, key, size):
     """The value of one key, bytes both; None when there is none."""
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    fd = _bpf(_OBJ_GET, struct.pack("=QIIi", ctypes.addressof(name), 0, 0, 0))
+    fd = _open(path)
     asked = ctypes.create_string_buffer(key, len(key))
     found = ctypes.create_string_buffer(size)
     try:
@@ -40,6 +39,39 @@ def value(path, key, size):
     finally:
         os.close(fd)
     return found.raw
+
+
+def store(path, key, new):
+    """Stores the value of one key, bytes both."""
+    fd = _open(path)
+    key, new = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(new, len(new))
+    try:
+        _bpf(_UPDATE, struct.pack("=IIQQQ", fd, 0, ctypes.addressof(key), ctypes.addressof(new), 0))
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def full(path, most, key_size, value_size):
+    """A hash map that has no room: zeroes under keys from the end of the number range, gone afterwards."""
+    fd = _open(path)
+    keys = b"".join((2 ** (8 * key_size) - 1 - index).to_bytes(key_size, "little") for index in range(most))
+    keys, values = ctypes.create_string_buffer(keys, len(keys)), ctypes.create_string_buffer(most * value_size)
+    batch = (0, 0, ctypes.addressof(keys), ctypes.addressof(values), most, fd, 0, 0)
+    try:
+        # What is in it already is in the way of the last ones.
+        with contextlib.suppress(OSError):
+            _bpf(_UPDATE_BATCH, struct.pack("=QQQQIIQQ", *batch))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            _bpf(_DELETE_BATCH, struct.pack("=QQQQIIQQ", *batch))
+        os.close(fd)
+
+
+def _open(path):
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(_OBJ_GET, struct.pack("=QIIi", ctypes.addressof(name), 0, 0, 0))
 
 
 def _possible_cpus():

@@ -48,6 +48,8 @@ class Liar:
 
             def do_PUT(self):
                 envelope = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/v1/log":
+                    return self.say(404)
                 signed = base64.b64decode(envelope["payload"])
                 liar.asked[self.path.split("/")[3]] = json.loads(signed), signed
                 self.say(201)

@@ -276,6 +276,13 @@ def deny(person, approval, reason="no"):
     assert status == 200 and answer["decided"], (status, answer)
 
 
+def facts(person, approval, label):
+    """The facts of a request with that label, as people are shown them."""
+    status, whole = person.ask("GET", f"/v1/approvals/{approval['id']}")
+    assert status == 200, whole
+    return [fact["value"] for fact in whole["facts"] if fact["label"] == label]
+
+
 def answering(how):
     """Someone who answers everything from now on: approve, deny or after:SECONDS."""
     child = subprocess.Popen(["/usr/lib/syshold-vm/answer", "approver", how], stdout=subprocess.DEVNULL)

@@ -145,7 +145,7 @@ const ROWS: &[Row] = &[
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     row: &'static str,
-    title: &'static str,
+    pub(super) title: &'static str,
     unit: String,
     value: Option<f64>,
     /// Half the distance from the 10th to the 90th of a hundred, in percent of the value.
@@ -158,6 +158,12 @@ pub(super) struct Line {
     fanotify_adds: Option<f64>,
     seccomp_adds: Option<f64>,
     not_measured: Option<String>,
+}
+
+impl Line {
+    pub(super) fn is_measured(&self) -> bool {
+        self.not_measured.is_none()
+    }
 }
 
 pub(super) fn lines(figures: &[Figure]) -> Vec<Line> {
@@ -208,8 +214,6 @@ pub(super) fn lines(figures: &[Figure]) -> Vec<Line> {
 
 pub(super) fn print(report: &Report) {
     let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let width = ROWS.iter().map(|row| row.title.chars().count()).max();
-    let width = width.unwrap_or_default();
     let holds =
         "added is to the bare run; ± is half of what lies between the 10th and 90th percentile";
     println!(
@@ -217,40 +221,77 @@ pub(super) fn print(report: &Report) {
         paint.bold(&format!("Kernel {}: guest instructions", report.release)),
         paint.dim(holds)
     );
-    let head = format!(
-        "{:width$} {:>9} {:>11} {:>6} {:>9}  {:>11}   {:>9} {:>9}",
-        "", "bare", "Syshold", "±", "added", "reach", "fanotify", "seccomp"
-    );
-    println!("{}", paint.bold(&head));
-    for line in &report.rows {
-        if let Some(why) = &line.not_measured {
-            println!(
-                "{:width$} {}",
-                line.title,
-                paint.red(&format!("not measured: {why}"))
-            );
-            continue;
-        }
-        let reach = line
-            .reach
-            .map(|reach| format!("≤ {}{}", plus(line), shown(reach, &line.unit)));
-        let mark = match line.reached {
-            Some(true) => paint.green("✓"),
-            Some(false) => paint.red("✗"),
-            None => " ".to_owned(),
-        };
-        println!(
-            "{:width$} {:>9} {:>11} {:>6} {:>9}  {:>11} {mark} {:>9} {:>9}",
-            line.title,
-            cell(line.bare, grouped),
-            cell(line.value, |value| shown(value, &line.unit)),
-            cell(line.spread_percent, |percent| format!("{percent:.1} %")),
-            cell(line.added, signed),
-            reach.unwrap_or_default(),
-            cell(line.fanotify_adds, signed),
-            cell(line.seccomp_adds, signed),
-        );
+    for line in aligned(&report.rows, &paint) {
+        println!("{line}");
     }
+}
+
+const COLUMNS: usize = 9;
+const HEAD: [&str; COLUMNS] = [
+    "", "bare", "Syshold", "±", "added", "reach", "", "fanotify", "seccomp",
+];
+/// Whether a row is within its reach.
+const MARK: usize = 6;
+
+/// The head and every row, each column as wide as its widest cell.
+fn aligned(rows: &[Line], paint: &Paint) -> Vec<String> {
+    let rows: Vec<_> = rows.iter().map(|line| (line, cells(line))).collect();
+    let mut widths = HEAD.map(wide);
+    for (line, cells) in &rows {
+        // A row that says why it has no figures has a title only.
+        let columns = if line.is_measured() { COLUMNS } else { 1 };
+        for (width, cell) in widths.iter_mut().zip(cells).take(columns) {
+            *width = (*width).max(wide(cell));
+        }
+    }
+    let title = widths[0];
+    let join = |cells: &[String; COLUMNS], mark: &dyn Fn(&str) -> String| {
+        let mut line = format!("{:title$}", cells[0]);
+        for (index, (cell, width)) in cells.iter().zip(widths).enumerate().skip(1) {
+            let cell = format!("{cell:>width$}");
+            line.push(' ');
+            line.push_str(&if index == MARK { mark(&cell) } else { cell });
+        }
+        line
+    };
+    let head = join(&HEAD.map(str::to_owned), &str::to_owned);
+    let mut lines = vec![paint.bold(&head)];
+    for (line, cells) in &rows {
+        lines.push(match (&line.not_measured, line.reached) {
+            (Some(why), _) => {
+                let why = paint.red(&format!("not measured: {why}"));
+                format!("{:title$} {why}", cells[0])
+            }
+            (None, Some(false)) => join(cells, &|mark| paint.red(mark)),
+            (None, _) => join(cells, &|mark| paint.green(mark)),
+        });
+    }
+    lines
+}
+
+fn wide(text: &str) -> usize {
+    text.chars().count()
+}
+
+fn cells(line: &Line) -> [String; COLUMNS] {
+    let mark = match line.reached {
+        Some(true) => "✓",
+        Some(false) => "✗",
+        None => "",
+    };
+    [
+        line.title.to_owned(),
+        cell(line.bare, grouped),
+        cell(line.value, |value| shown(value, &line.unit)),
+        cell(line.spread_percent, |percent| format!("{percent:.1} %")),
+        cell(line.added, signed),
+        cell(line.reach, |reach| {
+            format!("≤ {}{}", plus(line), shown(reach, &line.unit))
+        }),
+        mark.to_owned(),
+        cell(line.fanotify_adds, signed),
+        cell(line.seccomp_adds, signed),
+    ]
 }
 
 fn plus(line: &Line) -> &'static str {
@@ -315,5 +356,69 @@ impl Paint {
         } else {
             text.to_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(lines: &[&str]) -> Vec<Figure> {
+        lines
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_row_that_failed_or_never_came_is_not_measured() {
+        let rows = lines(&figures(&[
+            r#"{"row":"open_plain","subject":"bare","unit":"instructions","value":1000}"#,
+            r#"{"row":"governed_open","subject":"syshold","unit":"instructions","value":3600}"#,
+            r#"{"row":"hold_grant","subject":"syshold","missing":"nobody was asked"}"#,
+        ]));
+        let row = |name| rows.iter().find(|line| line.row == name).unwrap();
+        assert!(row("governed_open").is_measured());
+        assert_eq!(row("governed_open").added, Some(2600.0));
+        assert_eq!(row("governed_open").reached, Some(false));
+        assert!(!row("hold_grant").is_measured());
+        assert!(!row("idle_rss").is_measured());
+    }
+
+    #[test]
+    fn columns_stand_below_each_other_however_wide_a_number_is() {
+        let rows = lines(&figures(&[
+            r#"{"row":"open_plain","subject":"bare","unit":"instructions","value":1000}"#,
+            r#"{"row":"governed_open","subject":"syshold","unit":"instructions","value":3600,"low":3500,"high":3700,"count":9}"#,
+            r#"{"row":"open_pii","subject":"bare","unit":"instructions","value":7000}"#,
+            r#"{"row":"open_pii","subject":"fanotify","unit":"instructions","value":22000}"#,
+            r#"{"row":"hold_parked","subject":"syshold","unit":"instructions","value":1234567890,"low":1,"high":9876543210,"count":9}"#,
+            r#"{"row":"idle_rss","subject":"syshold","unit":"bytes","value":20971520}"#,
+        ]));
+        let shown = aligned(&rows, &Paint(false));
+        // Where the cell of a column ends, in every line that has one.
+        let ends = |cell: &str| {
+            let line = shown.iter().find(|line| line.contains(cell)).unwrap();
+            wide(line.split(cell).next().unwrap()) + wide(cell)
+        };
+        for (head, cells) in [
+            ("bare", ["1,000", "7,000"].as_slice()),
+            ("Syshold", &["3,600", "1,234,567,890", "20.0 MiB"]),
+            ("±", &["2.8 %", "400.0 %"]),
+            ("added", &["+2,600", "+1,234,560,890"]),
+            ("reach", &["≤ +2,500", "≤ +40,000", "≤ 20.0 MiB"]),
+            ("fanotify", &["+15,000"]),
+        ] {
+            for cell in cells {
+                assert_eq!(ends(cell), ends(head), "{cell}:\n{}", shown.join("\n"));
+            }
+        }
+        let measured = |line: &&String| !line.contains("not measured");
+        let ends: Vec<_> = shown
+            .iter()
+            .filter(measured)
+            .map(|line| wide(line))
+            .collect();
+        assert_eq!(ends, [ends[0]; 4], "\n{}", shown.join("\n"));
     }
 }
