@@ -14,7 +14,11 @@ pub(crate) const BPF_LINKER_VERSION: &str = "0.10.3";
 const LLVM_MAJOR: &str = "22";
 /// Fetch-and-add needs v3, which all kernels since 5.12 have.
 const FLAGS: [&str; 3] = ["-Clink-arg=--btf", "-Cdebuginfo=2", "-Ctarget-cpu=v3"];
+/// A release with that LLVM: which one a nightly has changes with time.
+const RUSTUP_VERSION: &str = "1.95.0";
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
+/// The first of Debian's with that LLVM is 1.95.
+const DEBIAN_MINOR: u32 = 95;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Toolchain {
@@ -129,7 +133,7 @@ pub(crate) fn clean_command(program: &str) -> Command {
     command
 }
 
-/// The first compiler that can do it, rustup's nightly before the others; or the one that
+/// The first compiler that can do it, rustup's before Debian's; or the one that
 /// `SYSHOLD_EBPF_SYSROOT` names.
 pub(crate) fn find() -> Result<Option<Toolchain>> {
     if let Some(named) = std::env::var_os("SYSHOLD_EBPF_SYSROOT") {
@@ -144,11 +148,9 @@ pub(crate) fn find() -> Result<Option<Toolchain>> {
     if sh::on_path("rustup").is_some() {
         let listed =
             sh::output(clean_command("rustup").args(["toolchain", "list"])).unwrap_or_default();
-        let mut names: Vec<&str> = listed
+        let names = listed
             .lines()
-            .filter_map(|line| line.split_whitespace().next())
-            .collect();
-        names.sort_by_key(|name| !name.starts_with("nightly"));
+            .filter_map(|line| line.split_whitespace().next());
         for name in names {
             if let Ok(sysroot) = sh::output(
                 clean_command("rustc")
@@ -180,33 +182,35 @@ fn usable(sysroot: PathBuf) -> Option<Toolchain> {
     (llvm.split('.').next() == Some(LLVM_MAJOR)).then_some(Toolchain { sysroot, version })
 }
 
-/// Debian's compiler where apt has a new enough one, else rustup's nightly.
+/// rustup's compiler of one fixed version; where rustup or its server is missing, Debian's, when that
+/// is new enough.
 pub(crate) fn install() -> Result<()> {
-    let mut minor = debian_minor();
-    if minor.is_none() && sh::on_path("apt-get").is_some() {
-        // Fresh images come without package lists.
-        sh::run(sh::as_root("apt-get")?.arg("update"))?;
-        minor = debian_minor();
-    }
-    // The first release of rustc with LLVM 22.
-    if minor.is_some_and(|minor| minor >= 95) {
-        return setup::install(&DEBIAN_PACKAGES);
-    }
     let wanted = [
         "toolchain",
         "install",
-        "nightly",
+        RUSTUP_VERSION,
         "--profile",
         "minimal",
         "--component",
         "rust-src",
     ];
-    sh::step("setup", "rustup: nightly with rust-src", || {
+    let name = format!("rustup: {RUSTUP_VERSION} with rust-src");
+    let by_rustup = sh::step("setup", &name, || {
         sh::run(clean_command("rustup").args(wanted))
-    })
-    .with_context(|| {
+    });
+    if by_rustup.is_ok() {
+        return Ok(());
+    }
+    if debian_minor().is_none_or(|minor| minor < DEBIAN_MINOR) && sh::on_path("apt-get").is_some() {
+        // The package lists of a fresh machine are old, or not there.
+        sh::run(sh::as_root("apt-get")?.arg("update"))?;
+    }
+    if debian_minor().is_some_and(|minor| minor >= DEBIAN_MINOR) {
+        return setup::install(&DEBIAN_PACKAGES);
+    }
+    by_rustup.with_context(|| {
         format!(
-            "no compiler for eBPF: run `rustup {}`, or install {} (1.95 or newer)",
+            "no compiler for eBPF: run `rustup {}`, or install {} (1.{DEBIAN_MINOR} or newer)",
             wanted.join(" "),
             DEBIAN_PACKAGES.join(" ")
         )
