@@ -19,9 +19,7 @@ use syshold_abi::{
 use crate::{
     field::{Kernel, add, load, offset},
     identity::{Current, carry, rules_of, taint},
-    maps::{
-        BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, SETTLED, VERDICTS,
-    },
+    maps::{BLANK, DAEMON, GOVERNED, NET_RULES, PATH_RULE, PENDING, SEQUENCE, SETTLED, VERDICTS},
     restart::{argv_of, restartable},
     spell::{Named, spell},
     tell::{bump, emit, emit_denied, forget, now},

@@ -4,7 +4,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use syshold_abi::{
-    AgentRules, Arguments, CGROUP_NAME_LEN, Daemon, Governed, InodeKey, Key, MAX_AGENTS,
+    AgentRules, Arguments, CGROUP_NAME_LEN, Daemon, Governed, InodeKey, Key, Loaded, MAX_AGENTS,
     MAX_GOVERNED, MAX_NET_RULES, MAX_PENDING, NetRule, Newborn, PATH_RULES, PID_LIMIT, PID_PAGE,
     PathRule, Pending, Place, Root, VERDICT_SLOTS, count, hook, sequence,
 };
@@ -46,6 +46,10 @@ pub const EVENTS_SIZE: u32 = 1 << 20;
 /// The daemon's switchboard.
 #[map]
 pub static DAEMON: Array<Daemon> = Array::pinned(1, 0);
+
+/// What is attached; for daemons alone.
+#[map]
+pub static LOADED: Array<Loaded> = Array::pinned(1, 0);
 
 /// Two banks of network rules.
 #[map]

@@ -5,9 +5,11 @@
 //! so that both sides fail to compile when they stop agreeing.
 #![no_std]
 mod arguments;
+mod loaded;
 mod offsets;
 
 pub use arguments::{Arguments, SipHash, zeros_in};
+pub use loaded::{Attached, Loaded, MAX_PROGRAMS};
 pub use offsets::Offsets;
 
 /// Version of everything in this file; pinned maps of another version are not adopted.
@@ -617,6 +619,7 @@ const _: () = {
     assert!(size_of::<Place>() == 24);
     assert!(size_of::<Daemon>() == 64);
     assert!(size_of::<Event>() == 72);
+    assert!(size_of::<Loaded>() == 32 + 96 * 8);
     assert!(size_of::<Offsets>() == 91 * 4);
 };
 
@@ -636,5 +639,6 @@ mod user {
     unsafe impl aya::Pod for Place {}
     unsafe impl aya::Pod for Daemon {}
     unsafe impl aya::Pod for Event {}
+    unsafe impl aya::Pod for Loaded {}
     unsafe impl aya::Pod for Offsets {}
 }

@@ -1,6 +1,7 @@
 //! Protected files: opening, creating, and using descriptors that came another way.
 use aya_ebpf::{
-    EbpfContext, bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext,
+    EbpfContext, bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid, macros::lsm,
+    programs::LsmContext,
 };
 use syshold_abi::{Key, action, hook, object};
 

@@ -77,6 +77,11 @@ impl Driver {
     }
 
     fn canary_says(&mut self, problem: Option<String>) {
+        if problem.is_some()
+            && let Err(error) = self.kernel.distrust()
+        {
+            tracing::warn!(%error, "a restart goes on with the programs that are attached");
+        }
         if let Some(change) = self.canary.note(problem) {
             let leaf = Draft::new(Kind::Degraded).field("canary", &change);
             tracing::error!(canary = change, "the state of enforcement changed");

@@ -9,11 +9,12 @@ use aya::maps::{MapData, MapError};
 use aya::programs::cgroup_skb::CgroupSkbAttachType;
 use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, Lsm, ProgramError, links::FdLink};
 use aya::{Btf, BtfError, Ebpf, EbpfError, EbpfLoader};
-use syshold_abi::{self as abi, hook};
+use syshold_abi::{self as abi, Attached, hook};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
+use super::adopt::{self, Record};
 use super::offsets::{self, OffsetError};
 use super::{Events, Kernel, mmap, verify};
 
@@ -234,8 +235,8 @@ pub fn covered_by(name: &str) -> &'static str {
 
 impl Kernel {
     /// Loads and attaches everything and pins it at `pins`. Maps that are pinned there already
-    /// are adopted with all they hold; new links are attached over them before old ones go, so
-    /// that no moment is unguarded.
+    /// are adopted with all they hold, and so are programs, when they are the same; otherwise new
+    /// links are attached over them before old ones go, so that no moment is unguarded.
     pub fn load(pins: &Path) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
@@ -259,20 +260,27 @@ impl Kernel {
             .load(OBJECT)
             .map_err(loading)?;
         tracing::debug!("maps made or adopted");
-        let lacks = verify::all(&mut ebpf, &btf)?;
-        tracing::debug!("programs verified");
+        let record = take(&mut ebpf, "LOADED")?;
+        let mut record = Record::new(record, &ebpf, OBJECT, &offsets, &maps);
+        let attached = match record.attached(&links) {
+            Some(attached) => {
+                tracing::info!("the kernel programs are attached already, and the same");
+                attached
+            }
+            None => load_anew(&mut ebpf, &btf, &links, &mut record)?,
+        };
         let mut programs = Vec::with_capacity(PROGRAMS.len());
-        for &(name, kind, canary, required) in PROGRAMS {
+        let mut lacks = Vec::new();
+        for (&(name, _, canary, _), attached) in PROGRAMS.iter().zip(attached) {
             // A hook this kernel has not is covered by another, see `covered_by`.
-            if !lacks.contains(&name) {
-                attach(&mut ebpf, name, kind, &links)?;
+            if attached {
                 programs.push(Program { name, canary });
-            } else if required {
-                return Err(LoadError::NoHook(name));
+            } else {
+                lacks.push(name);
             }
         }
         tracing::debug!(programs = programs.len(), "programs attached and pinned");
-        let kernel = Self::open(ebpf, programs, lacks)?;
+        let kernel = Self::open(ebpf, programs, lacks, record)?;
         // Megabytes, most of them for debuggers.
         mmap::let_go(OBJECT);
         Ok(kernel)
@@ -282,6 +290,7 @@ impl Kernel {
         mut ebpf: Ebpf,
         programs: Vec<Program>,
         lacks: Vec<&'static str>,
+        record: Record,
     ) -> Result<Self, LoadError> {
         let verdicts = shared(&ebpf, "VERDICTS", abi::VERDICT_SLOTS as usize * 8)?;
         let settled = shared(&ebpf, "SETTLED", abi::VERDICT_SLOTS as usize * 8)?;
@@ -323,6 +332,7 @@ impl Kernel {
             first_open: take(&mut ebpf, "FIRST_OPEN")?,
             canary: take(&mut ebpf, "CANARY")?,
             counts: take(&mut ebpf, "COUNTS")?,
+            record,
             switch,
         })
     }
@@ -360,8 +370,49 @@ fn check_lsm() -> Result<(), LoadError> {
     }
 }
 
+/// Has the verifier read every program, attaches what this kernel has a hook for, and records it.
+/// Returns which were attached, by position.
+fn load_anew(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    links: &Path,
+    record: &mut Record,
+) -> Result<Vec<bool>, LoadError> {
+    let failed = |source| LoadError::Map {
+        name: "LOADED",
+        source: Box::new(source),
+    };
+    record.forget().map_err(failed)?;
+    let lacks = verify::all(ebpf, btf)?;
+    tracing::debug!("programs verified");
+    let missing = PROGRAMS
+        .iter()
+        .find(|(name, _, _, required)| *required && lacks.contains(name));
+    if let Some((name, ..)) = missing {
+        return Err(LoadError::NoHook(name));
+    }
+    let mut attached = Vec::with_capacity(PROGRAMS.len());
+    let mut numbers = Vec::with_capacity(PROGRAMS.len());
+    for &(name, kind, ..) in PROGRAMS {
+        let has = !lacks.contains(&name);
+        numbers.push(if has {
+            attach(ebpf, name, kind, links)?
+        } else {
+            Attached::default()
+        });
+        attached.push(has);
+    }
+    record.write(&numbers).map_err(failed)?;
+    Ok(attached)
+}
+
 /// Attaches one program that was verified.
-fn attach(ebpf: &mut Ebpf, name: &'static str, kind: Kind, links: &Path) -> Result<(), LoadError> {
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    kind: Kind,
+    links: &Path,
+) -> Result<Attached, LoadError> {
     let failed = |source| LoadError::Program {
         name,
         source: Box::new(source),
@@ -403,7 +454,13 @@ fn attach(ebpf: &mut Ebpf, name: &'static str, kind: Kind, links: &Path) -> Resu
         "{name} attached, {} instructions walked",
         verified.unwrap_or(0)
     );
-    pin(link, &links.join(name))
+    let path = links.join(name);
+    let number = adopt::attached(&link).ok_or_else(|| LoadError::Pin {
+        path: path.clone(),
+        source: io::Error::other("the kernel says nothing of the link"),
+    })?;
+    pin(link, &path)?;
+    Ok(number)
 }
 
 /// Pins the new link beside the old one and then takes its place: there is no moment without.

@@ -7,6 +7,7 @@
     reason = "mmap of maps, pidfd and prctl syscalls; each block says why"
 )]
 pub mod acts;
+mod adopt;
 mod arguments;
 mod btf;
 mod load;
@@ -72,6 +73,7 @@ pub struct Kernel {
     first_open: HashMap<MapData, u32, InodeKey>,
     canary: Array<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
+    record: adopt::Record,
     switch: Daemon,
 }
 
@@ -409,6 +411,11 @@ impl Kernel {
         (0..abi::hook::COUNT as u32)
             .map(|i| self.canary.get(&i, 0).unwrap_or(0))
             .collect()
+    }
+
+    /// What is attached did not enforce: the next daemon does not go on with it.
+    pub fn distrust(&mut self) -> Result<(), KernelError> {
+        map("LOADED", self.record.forget())
     }
 
     /// A counter of `abi::count`, over all CPUs.
