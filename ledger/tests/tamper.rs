@@ -387,9 +387,15 @@ fn any_flipped_bit_of_a_body_or_a_hash_is_found() {
                 let first = check(&path)
                     .first_bad
                     .unwrap_or_else(|| panic!("leaf {idx}, byte {offset}"));
+                let mut flipped = bytes.to_vec();
+                flipped[offset] ^= 1 << (flips % 8);
+                // A body that names another place is told of first.
+                let placed = serde_json::from_slice::<serde_json::Value>(&flipped)
+                    .is_ok_and(|body| body["idx"].as_u64().is_some_and(|said| said != idx as u64));
+                let code = if placed { Code::Gap } else { Code::LeafHash };
                 assert_eq!(
                     (first.code, first.idx),
-                    (Code::LeafHash, Some(idx as u64)),
+                    (code, Some(idx as u64)),
                     "byte {offset}"
                 );
                 for at in places.iter().map(|place| place + offset) {
