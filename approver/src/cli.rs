@@ -9,6 +9,10 @@ use serde::Serialize;
 use serde_json::json;
 use syshold_ledger::cli::LedgerArgs;
 use syshold_protocol::{EnrolToken, HostId, Subject, UnixMs};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{self, Config, ConfigError};
 use crate::evidence::{self, EvidenceError};
@@ -322,16 +326,16 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 }
 
 fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SYSHOLD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false);
+    let filter = std::env::var("SYSHOLD_LOG")
+        .ok()
+        .and_then(|levels| levels.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
     if io::stderr().is_terminal() {
-        log.init();
+        registry.with(lines).init();
     } else {
-        log.with_ansi(false).without_time().init();
+        registry.with(lines.with_ansi(false).without_time()).init();
     }
 }
 

@@ -44,6 +44,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    abort_on_panic();
     kernel::spare_memory();
     let args = Args::parse();
     let policy = match policy::load(&args.config) {
@@ -80,6 +81,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// In every profile: a thread that ended would leave its part undone, and the others saying that all
+/// is well. What is held stays held.
+fn abort_on_panic() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        std::process::abort();
+    }));
 }
 
 /// The driver's thread hears of events and commits itself, without another to wake it; what TLS and
