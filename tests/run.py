@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Runs the test cases inside a test machine; see README.md for the convention.
 
-    run.py [--part K/N] [PATTERN…]      (every Nth test only, beginning with the Kth)
+    run.py [--deal K/N] [--part K/N] [PATTERN…]
+
+Of the tests that one kernel is enough for, `--deal` takes every Nth, beginning with the Kth; of all that are left,
+`--part` does the same.
 
 Prints one line a test, `ok NAME (MS)`, `not ok NAME (MS)` or `skip NAME: REASON`, and for what failed the
 output of the test, indented by `# `. Exit status 1 when something failed.
@@ -94,7 +97,7 @@ def wait(child, limit):
         os.close(pidfd)
 
 
-def part(text):
+def fraction(text):
     """K/N, as numbers."""
     number, of = map(int, text.split("/"))
     if not 1 <= number <= of:
@@ -102,9 +105,15 @@ def part(text):
     return number, of
 
 
-def main(patterns, number, of):
-    counts = {PASSED: 0, FAILED: 0, SKIPPED: 0}
+def taker(number, of):
+    """Says of one after the other whether it is taken: every Nth."""
     turn = itertools.count()
+    return lambda: next(turn) % of == number - 1
+
+
+def main(patterns, deal, part):
+    counts = {PASSED: 0, FAILED: 0, SKIPPED: 0}
+    dealt, taken = taker(*deal), taker(*part)
     for path in sorted((HERE / "cases").glob("*.py")):
         try:
             functions = tests_of(path)
@@ -117,7 +126,9 @@ def main(patterns, number, of):
             name = f"{path.stem}::{function.__name__.removeprefix('test_')}"
             if patterns and not any(fnmatch.fnmatch(name, f"*{pattern}*") for pattern in patterns):
                 continue
-            if next(turn) % of != number - 1:
+            if getattr(function, "anywhere", False) and not dealt():
+                continue
+            if not taken():
                 continue
             start = time.monotonic()
             status, output = run(function, name)
@@ -147,7 +158,8 @@ def main(patterns, number, of):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--part", type=part, default="1/1", metavar="K/N")
+    parser.add_argument("--deal", type=fraction, default="1/1", metavar="K/N")
+    parser.add_argument("--part", type=fraction, default="1/1", metavar="K/N")
     parser.add_argument("patterns", nargs="*")
     given = parser.parse_args()
-    sys.exit(main(given.patterns, *given.part))
+    sys.exit(main(given.patterns, given.deal, given.part))

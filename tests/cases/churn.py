@@ -36,7 +36,7 @@ MOST_MORE = 64 << 20
 
 POLICY = """
 [host]
-hold = "60s"
+hold = "30s"
 
 [[govern]]
 name = "test-agent"
@@ -224,10 +224,11 @@ def test_a_flood_of_events_costs_nobody_a_verdict():
     syshold.verify()
 
 
+@syshold.anywhere
 @syshold.limit(900)
 def test_many_threads_held_at_once_and_more_than_the_map_takes():
     lay()
-    syshold.start(POLICY.replace('hold = "60s"', 'hold = "20s"'))
+    syshold.start(POLICY.replace('hold = "30s"', 'hold = "20s"'))
     port = PORTS["ask"][1]
     listeners = many.Listeners([port])
     syshold.sh("sysctl -qw kernel.threads-max=40000 vm.max_map_count=200000; systemctl set-property --runtime system.slice TasksMax=infinity")

@@ -17,6 +17,7 @@ def line(*fields):
     return found
 
 
+@syshold.anywhere
 def test_a_decision_of_people_and_its_outcome_are_found_by_their_fields():
     person = syshold.start()
     path = syshold.PII / "for-the-journal"

@@ -94,6 +94,7 @@ def link(name, path):
     assert answer.status == 200, page
 
 
+@syshold.anywhere
 @syshold.limit(120)
 def test_the_owners_click_is_refused_and_anothers_releases_the_syscall():
     syshold.start()
@@ -158,6 +159,7 @@ cat /tmp/why; syshold why
 """
 
 
+@syshold.anywhere
 @syshold.limit(90)
 def test_an_agent_reads_why_it_was_denied_and_why_nobody_answered():
     person = syshold.start(syshold.policy(hold="6s"))

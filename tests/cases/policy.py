@@ -92,6 +92,7 @@ def read(person, agent, path):
     return approval, agent.heard()
 
 
+@syshold.anywhere
 @syshold.limit(120)
 def test_who_has_read_is_asked_before_it_sends_and_the_request_says_what_was_read():
     person = syshold.start(POLICY)
@@ -132,6 +133,7 @@ def test_who_has_read_is_asked_before_it_sends_and_the_request_says_what_was_rea
     syshold.verify()
 
 
+@syshold.anywhere
 @syshold.limit(120)
 def test_with_taint_of_the_agent_one_reads_and_another_is_asked():
     person = syshold.start(POLICY)
@@ -149,6 +151,7 @@ def test_with_taint_of_the_agent_one_reads_and_another_is_asked():
     setting.nobody_asked(person)
 
 
+@syshold.anywhere
 @syshold.limit(90)
 def test_an_agent_keeps_what_its_govern_table_names():
     syshold.start(POLICY)

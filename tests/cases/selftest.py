@@ -59,6 +59,7 @@ def test_no_attack_comes_through():
     syshold.verify()
 
 
+@syshold.anywhere
 def test_only_root_and_only_one_at_a_time():
     syshold.start()
     done = syshold.sh("runuser -u agent -- syshold selftest 1", check=False)
@@ -103,6 +104,7 @@ def attack_of(page, number):
     return next(attack for attack in page["attacks"] if attack["id"] == number)
 
 
+@syshold.anywhere
 def test_doctor_has_nothing_to_mend():
     syshold.start()
     syshold.until("a canary that is well", lambda: syshold.status()["canary"]["ok"], 20)

@@ -1,4 +1,5 @@
 //! `test`: unit tests on this machine, then the cases of `tests/` on every kernel.
+use std::fmt;
 use std::io::Write;
 use std::process::{ExitCode, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -20,6 +21,9 @@ pub(crate) struct Arguments {
     /// Only this kernel of tests/kernels.toml; can be repeated
     #[arg(long)]
     kernel: Vec<String>,
+    /// Every case on every kernel, also those that one is enough for
+    #[arg(long)]
+    all: bool,
     /// Skip the unit tests
     #[arg(long)]
     vm_only: bool,
@@ -146,39 +150,60 @@ fn unit_tests() -> Result<Tally> {
     Ok(tally)
 }
 
-/// What one machine runs: a kernel's cases, or every `of`th of them from the `number`th on.
+/// One after the other, every `of`th from the `number`th on.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    number: usize,
+    of: usize,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}
+
+/// What one machine runs.
 #[derive(Debug, Clone)]
 struct Part {
     kernel: KernelFiles,
-    number: usize,
-    of: usize,
+    /// Of the cases that one kernel is enough for.
+    deal: Share,
+    /// Of the kernel's cases.
+    part: Share,
 }
 
 impl Part {
     fn name(&self) -> String {
         let kernel = &self.kernel.pin.name;
-        match self.of {
+        match self.part.of {
             1 => kernel.clone(),
-            _ => format!("{kernel}-{}", self.number),
+            _ => format!("{kernel}-{}", self.part.number),
         }
     }
 }
 
 /// Kernels that do not divide among the machines would leave processors idle at the end: then
 /// each kernel's cases are divided. A filter names few cases, which stay together.
-fn parts(kernels: &[KernelFiles], filter: &[String], jobs: usize) -> Vec<Part> {
+fn parts(kernels: &[KernelFiles], arguments: &Arguments, jobs: usize) -> Vec<Part> {
+    let chosen = !arguments.filter.is_empty();
     let even = kernels.len().is_multiple_of(jobs);
-    let of = if even || !filter.is_empty() { 1 } else { jobs };
-    kernels
-        .iter()
-        .flat_map(|kernel| {
-            (1..=of).map(|number| Part {
-                kernel: kernel.clone(),
-                number,
-                of,
-            })
-        })
-        .collect()
+    let of = if even || chosen { 1 } else { jobs };
+    let whole = Share { number: 1, of: 1 };
+    let mut parts = Vec::new();
+    for (kernel, turn) in kernels.iter().zip(1..) {
+        let deal = Share {
+            number: turn,
+            of: kernels.len(),
+        };
+        let deal = if arguments.all || chosen { whole } else { deal };
+        parts.extend((1..=of).map(|number| Part {
+            kernel: kernel.clone(),
+            deal,
+            part: Share { number, of },
+        }));
+    }
+    parts
 }
 
 type Outcomes = Vec<(String, Result<Tally>)>;
@@ -190,7 +215,7 @@ fn on_every_kernel(
     jobs: usize,
 ) -> Outcomes {
     let (give, take) = mpsc::channel();
-    for part in parts(&machine.kernels, &arguments.filter, jobs) {
+    for part in parts(&machine.kernels, arguments, jobs) {
         let _ = give.send(part);
     }
     drop(give);
@@ -225,7 +250,8 @@ fn on_kernel(
     let mut command = vec!["env".to_owned()];
     command.extend(arguments.set.iter().cloned());
     command.extend(["python3", "-u", "/share/run.py"].map(str::to_owned));
-    command.push(format!("--part={}/{}", part.number, part.of));
+    command.push(format!("--deal={}", part.deal));
+    command.push(format!("--part={}", part.part));
     command.extend(arguments.filter.iter().cloned());
     let mut job = Job::new(part.kernel.clone(), command);
     job.share = Some(workspace().join("tests"));

@@ -43,6 +43,12 @@ def limit(seconds):
     return decorate
 
 
+def anywhere(function):
+    """One kernel is enough: what this tests is not the kernel's. A run on several deals such cases out among them."""
+    function.anywhere = True
+    return function
+
+
 def note(text):
     """A figure that the report shows even when the test passes."""
     print(f"note: {text}", flush=True)
