@@ -18,6 +18,7 @@ use syshold_protocol::{
 
 use crate::keys::Keys;
 use crate::store::requests::Filed;
+use crate::store::revocations::Revoked;
 
 /// The ledger's name in the state folder.
 pub const FILE: &str = "ledger.db";
@@ -128,6 +129,24 @@ impl Evidence {
             .field("verdict", decision.verdict.as_str())
             .field("rendered_sha256", &decision.rendered_sha256)
             .field("envelope_sha256", &Digest::of(envelope));
+        Ok(self.ledger.append(draft))
+    }
+
+    /// Queues that an approval was taken back.
+    pub async fn revocation(
+        &self,
+        filed: &Filed,
+        revoked: &Revoked,
+    ) -> Result<Pending, EvidenceError> {
+        self.policy(filed).await?;
+        let by = leaf::Approver {
+            asked: None,
+            ..approver(&revoked.by, filed.received_at)
+        };
+        let draft = about(filed, Kind::Revoke)
+            .approvers(&[by])
+            .field("decision_id", &revoked.decision_id.to_string())
+            .field("revoke", &json!({"cause": "revoked"}));
         Ok(self.ledger.append(draft))
     }
 

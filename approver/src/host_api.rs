@@ -14,6 +14,7 @@
 //! | `DELETE /v1/requests/{id}` | `Syshold-Auth` | 204 withdrawn (also when it was already) · 401 · 403 · 404 · 409 `decided` (approved, denied or expired: post the outcome instead) |
 //! | `POST /v1/requests/{id}/outcome` | body: DSSE of `Outcome` | 204 (also the same bytes again) · 400 · 401 · 403 · 404 · 409 `conflict` (more than 8 of them) · 422 |
 //! | `POST /v1/break-glass` | body: DSSE of `break_glass::Notice` | 204 (also the same order again) · 400 · 401 · 403 · 422 · 429 `too-many-orders` + Retry-After |
+//! | `GET /v1/revocations?since=N[&wait=25]` | `Syshold-Auth` | 200 DSSE of `Revocations` · 400 · 401 · 403 · 429 `too-many-polls` + Retry-After: [`crate::revocations`] |
 //! | `PUT /v1/log`, `POST /add-checkpoint` | | the witness of hosts' ledgers: [`crate::witness`] |
 //! | `GET /v1/health` | none | 204 |
 //!
@@ -33,9 +34,7 @@
 //! within ±120 s of the gateway's clock. A header that is replayed in that time repeats a call that
 //! changes nothing the second time. 401 words: `no-auth`, `bad-auth` (malformed), `bad-signature`
 //! (also for an unknown host), `auth-mismatch` (method or path), `clock-skew` (the answer's `Date`
-//! has the gateway's time).
-//!
-//! A problem's `type` is `urn:syshold:problem:` and one of the words above.
+//! has the gateway's time). A problem's `type` is `urn:syshold:problem:` and one of these words.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +60,7 @@ use tokio::time::Instant;
 
 use crate::desk::{Desk, Look};
 use crate::http::{self, Fault};
+use crate::revocations::{self, Polls};
 use crate::store::break_glass::Told;
 use crate::store::hosts::{Enrolment, Host};
 use crate::store::requests::Filing;
@@ -75,7 +75,7 @@ const MAX_HOLD_MS: u64 = 24 * 60 * 60 * 1000;
 const MAX_AHEAD_MS: u64 = 5 * 60 * 1000;
 /// So that a decision with everybody's reasons fits into an envelope and a leaf.
 const MAX_QUORUM: u32 = 10;
-const MAX_WAIT_S: u64 = 55;
+pub(crate) const MAX_WAIT_S: u64 = 55;
 
 /// What the routes need.
 #[derive(Clone)]
@@ -88,6 +88,8 @@ pub struct HostApi {
     pub witness: Arc<NoteSigner>,
     /// Turns true when the gateway stops: long-polls end.
     pub stopping: watch::Receiver<bool>,
+    /// How many wait for revocations.
+    pub polls: Arc<Polls>,
     /// Called with each new request.
     pub filed: tokio::sync::mpsc::Sender<RequestId>,
 }
@@ -101,6 +103,7 @@ pub fn routes(api: HostApi) -> Router {
         .route("/v1/requests/{id}/decision", get(decision))
         .route("/v1/requests/{id}/outcome", post(outcome))
         .route("/v1/break-glass", post(break_glass))
+        .route("/v1/revocations", get(revocations::poll))
         .route("/v1/log", put(witness::claim))
         .route("/add-checkpoint", post(witness::add_checkpoint))
         .fallback(http::no_path)
@@ -326,7 +329,7 @@ async fn break_glass(State(api): State<HostApi>, body: Body) -> Result<StatusCod
 }
 
 /// Whose [`AUTH`] it is, for this very call, now.
-async fn caller(desk: &Desk, parts: &Parts) -> Result<Host, Fault> {
+pub(crate) async fn caller(desk: &Desk, parts: &Parts) -> Result<Host, Fault> {
     let unauthorised = |word, title| Fault::new(StatusCode::UNAUTHORIZED, word, title);
     let header = single(&parts.headers, AUTH)
         .ok_or_else(|| unauthorised("no-auth", "Syshold-Auth is missing, or is there twice"))?;

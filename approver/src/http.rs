@@ -180,6 +180,11 @@ impl From<Refusal> for Fault {
                 "assurance",
                 "The rule asks for a stronger proof of who you are",
             ),
+            Refusal::NotApproved(_) => (
+                StatusCode::CONFLICT,
+                "not_approved",
+                "There is no approval to take back",
+            ),
             Refusal::Stale => (
                 StatusCode::PRECONDITION_FAILED,
                 "stale",

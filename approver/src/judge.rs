@@ -2,8 +2,9 @@
 use std::num::NonZeroU16;
 
 use syshold_protocol::request::effective_quorum;
-use syshold_protocol::{Assurance, Digest, Request, RequestPhase, Scope, Subject};
+use syshold_protocol::{Approver, Assurance, Digest, Request, RequestPhase, Scope, Subject};
 
+use crate::roster::Standing;
 use crate::store::people::Account;
 
 /// A request as it stands.
@@ -69,6 +70,15 @@ pub enum Refusal {
     AlreadyApproved,
     #[error("{}", unsure(*.0))]
     Assurance(Assurance),
+    #[error("{}", not_approved(*.0))]
+    NotApproved(RequestPhase),
+}
+
+fn not_approved(phase: RequestPhase) -> &'static str {
+    match closed(phase) {
+        None => "nobody has approved it yet, so there is nothing to take back; deny it instead",
+        Some(_) => "it was not approved, so there is nothing to take back",
+    }
 }
 
 fn unsure(required: Assurance) -> &'static str {
@@ -135,6 +145,34 @@ pub fn judge(case: &Case<'_>, who: &Account, asked: bool, answer: Answer) -> Res
         scope: combined,
         narrowed,
     })
+}
+
+/// Whether `who` may take the approval back, and by what right, where it is not membership of the
+/// group that was asked. It only takes away: so whoever gave it may, whoever may answer the request,
+/// and, unlike an approval, the agent's owner and whoever launched it.
+pub fn revocable(
+    request: &Request,
+    phase: RequestPhase,
+    approvers: &[Approver],
+    who: &Account,
+    standing: Option<Standing>,
+) -> Result<Option<String>, Refusal> {
+    let gave = approvers.iter().any(|one| one.subject == who.email);
+    let right = match standing {
+        Some(Standing::Member) => None,
+        Some(other) => Some(other.to_string()),
+        None if gave => Some("approved it".to_owned()),
+        None if is_own_agent(request, who) => Some("owner or launcher".to_owned()),
+        None => {
+            return Err(Refusal::NotInGroup(
+                request.policy.approvers.clone().unwrap_or_default(),
+            ));
+        }
+    };
+    match phase {
+        RequestPhase::Approved => Ok(right),
+        other => Err(Refusal::NotApproved(other)),
+    }
 }
 
 /// The approvals that count: those of people who were shown what is shown now.

@@ -20,6 +20,7 @@ pub mod openapi;
 pub mod passkeys;
 pub mod people_api;
 pub mod render;
+pub mod revocations;
 pub mod roster;
 pub mod serve;
 pub mod store;

@@ -66,6 +66,7 @@ pub struct Metrics {
     undelivered: Counter<u64, AtomicU64>,
     quiet: Counter<u64, AtomicU64>,
     escalated: Counter<u64, AtomicU64>,
+    revoked: Counter<u64, AtomicU64>,
     broke_glass: Counter<u64, AtomicU64>,
     clicks: Family<ChannelResultLabel, Counter<u64, AtomicU64>>,
     connected: Family<ChannelLabel, Gauge<i64, AtomicI64>>,
@@ -90,6 +91,7 @@ impl Default for Metrics {
             undelivered: Counter::default(),
             quiet: Counter::default(),
             escalated: Counter::default(),
+            revoked: Counter::default(),
             broke_glass: Counter::default(),
             clicks: Family::default(),
             connected: Family::default(),
@@ -145,6 +147,11 @@ impl Default for Metrics {
             metrics.escalated.clone(),
         );
         registry.register(
+            "revocations",
+            "Approvals that people took back",
+            metrics.revoked.clone(),
+        );
+        registry.register(
             "break_glass",
             "Orders by which a host let an agent through without asking",
             metrics.broke_glass.clone(),
@@ -166,7 +173,7 @@ impl Default for Metrics {
         );
         registry.register(
             "unrecorded_entries",
-            "Requests and decisions that the ledger does not have yet, at most 512",
+            "Requests, decisions and revocations that the ledger does not have yet, at most 768",
             metrics.unrecorded.clone(),
         );
         Self {
@@ -232,6 +239,11 @@ impl Metrics {
     /// Nobody has answered, and a fallback group is told.
     pub(crate) fn escalated(&self) {
         self.escalated.inc();
+    }
+
+    /// Somebody took an approval back.
+    pub(crate) fn revoked(&self) {
+        self.revoked.inc();
     }
 
     /// A host lets an agent through without asking.

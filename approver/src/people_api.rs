@@ -12,6 +12,7 @@
 //! | `GET /v1/approvals/{id}` | 200 Approval · 404 |
 //! | `POST /v1/approvals/{id}/approve` `{"scope": "once", "rendered_sha256": "…", "reason"?: "…"}` | 200 Answered · 403 `self_approval`, `not_in_group`, `assurance` · 404 · 409 `decided`, `already_approved` · 412 `stale` · 422 `scope`, `unacceptable` · 503 `ledger` |
 //! | `POST /v1/approvals/{id}/deny` `{"reason": "…"}` | 200 Answered · 403 `not_in_group` · 404 · 409 `decided` · 422 |
+//! | `POST /v1/approvals/{id}/revoke` `{"reason": "…"}` | 200 Revoked (also a second time: the first one's) · 403 `not_in_group` · 404 · 409 `not_approved` · 422 · 503 `ledger` |
 //!
 //! Any call: 400 `malformed`, 401 `bad-token`, 413, 415, 503.
 //!
@@ -24,11 +25,13 @@
 //! `{"delegate": {"of", "until"}}`), `title`, `facts` (`[{"label", "value"}]`, in
 //! order), `unverified`? (what the agent says; show it last and labelled so), `scopes` (what may be
 //! approved now), `rendered_sha256` (send it back with an approval), `may_approve`, `may_deny`,
-//! `why_not`? (a sentence), `approvals` (`[{"subject", "at", …}]` so far), `decision`? (the
-//! [`Decision`]), `outcome`? (the [`Outcome`]), `notices`
+//! `may_revoke` (it is approved, and the caller may take that back), `why_not`? (a sentence), `approvals` (`[{"subject", "at", …}]` so far), `decision`? (the
+//! [`Decision`]), `revoked`? (a Revoked: the approval was taken back), `outcome`? (the [`Outcome`]), `notices`
 //! (`[{"channel", "at", "error"?}]`: which channels were told, and which did not take it). Texts are escaped and may be printed as they are, but
-//! for what stands inside `approvals`, `decision` and `outcome`: that is for `protocol::display`.
+//! for what stands inside `approvals`, `decision`, `revoked` and `outcome`: that is for `protocol::display`.
 //! **Answered**: `{"state", "decided": bool, "have", "need"}`.
+//! **Revoked**: `{"by", "at", "reason"}`. What the approval let through before stays done; its host ends
+//! what is left of it when it hears of this, within a second or two while it is connected.
 //!
 //! The caller is taken to be a command line when `User-Agent` starts with `syshold/`.
 use std::sync::Arc;
@@ -43,7 +46,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use syshold_protocol::{
     Approver, Assurance, Channel, Decision, Digest, Outcome, RequestId, RequestPhase, Risk, Scope,
-    UnixMs, display,
+    Subject, UnixMs, display,
 };
 
 use crate::desk::{Desk, Sheet, Voice};
@@ -54,6 +57,7 @@ use crate::render::{self, Fact};
 use crate::roster::Standing;
 use crate::store::notices::Notice;
 use crate::store::people::Account;
+use crate::store::revocations;
 use crate::token;
 
 const MOST: u32 = 200;
@@ -67,6 +71,7 @@ pub fn routes(desk: Arc<Desk>) -> Router {
         .route("/v1/approvals/{id}", get(show))
         .route("/v1/approvals/{id}/approve", post(approve))
         .route("/v1/approvals/{id}/deny", post(deny))
+        .route("/v1/approvals/{id}/revoke", post(revoke))
         .method_not_allowed_fallback(http::no_method)
         .with_state(desk)
 }
@@ -190,6 +195,40 @@ async fn deny(
     answer_with(&desk, id, person.voice(Some(reason)), Answer::Deny).await
 }
 
+async fn revoke(
+    State(desk): State<Arc<Desk>>,
+    person: Person,
+    Id(id): Id,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Revoked>, Fault> {
+    let asked: Deny = read(&headers, body).await?;
+    let reason = clean_reason(&asked.reason)?
+        .ok_or_else(|| Fault::unacceptable("taking back needs a reason"))?;
+    let voice = person.voice(Some(reason));
+    let revoked = desk.revoke(id, voice, now()).await?;
+    Ok(Json(Revoked::new(revoked)))
+}
+
+/// An approval that was taken back, as people see it.
+#[derive(Debug, Serialize)]
+pub struct Revoked {
+    pub by: Subject,
+    pub at: UnixMs,
+    pub reason: String,
+}
+
+impl Revoked {
+    fn new(revoked: revocations::Revoked) -> Self {
+        let by = revoked.by;
+        Self {
+            by: by.subject,
+            at: by.at,
+            reason: by.reason.unwrap_or_default(),
+        }
+    }
+}
+
 async fn answer_with(
     desk: &Desk,
     id: RequestId,
@@ -244,11 +283,14 @@ pub struct Approval {
     pub rendered_sha256: Digest,
     pub may_approve: bool,
     pub may_deny: bool,
+    pub may_revoke: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
     pub approvals: Vec<Approver>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Which channels were told.
@@ -266,6 +308,7 @@ impl Approval {
             votes,
             have,
             decision,
+            revoked,
             outcome,
             notices,
             asked,
@@ -290,6 +333,10 @@ impl Approval {
             scope: Scope::Once,
             rendered: rendered_sha256,
         };
+        let approvers = decision.as_ref().map_or(&[][..], |made| &made.approvers);
+        let phase = filed.phase;
+        let revocable =
+            judge::revocable(request, phase, approvers, account, standing.clone()).is_ok();
         let refusal = judge::judge(&case, account, standing.is_some(), approve)
             .err()
             .or_else(|| judge::sure_enough(request, given, approve).err());
@@ -314,6 +361,7 @@ impl Approval {
             assurance: request.assurance,
             may_approve: refusal.is_none(),
             may_deny: judge::judge(&case, account, standing.is_some(), Answer::Deny).is_ok(),
+            may_revoke: revocable && revoked.is_none(),
             why_not: refusal.map(|refusal| refusal.to_string()),
             asked: asked.map(|asked| display::escape(&asked)),
             standing,
@@ -324,6 +372,7 @@ impl Approval {
             rendered_sha256,
             approvals: votes,
             decision,
+            revoked: revoked.map(Revoked::new),
             outcome,
             notices,
         }

@@ -116,6 +116,7 @@ impl Gateway {
             key: keys.decision.public(),
             witness: Arc::clone(&keys.witness),
             stopping: stop.clone(),
+            polls: Arc::default(),
             filed,
         };
         let names = config.certificate_names();

@@ -221,7 +221,7 @@ fn detail(leaf: &Value) -> String {
             text("/gap/cause")
         ),
         Some("degraded") => {
-            let causes = [text("/degraded/cause"), text("/canary"), text("/gateway")];
+            let causes = ["/degraded/cause", "/canary", "/gateway", "/revocations"].map(&text);
             causes
                 .into_iter()
                 .find(|cause| !cause.is_empty())
@@ -258,6 +258,8 @@ fn detail(leaf: &Value) -> String {
             text("/export/query"),
             text("/export/by")
         ),
+        // Whoever was asked knows no grants, only the host does.
+        Some("revoke") if leaf["revoke"].get("count").is_none() => text("/revoke/cause"),
         Some("revoke") => format!(
             "{} grants: {}",
             number("/revoke/count"),

@@ -15,7 +15,7 @@ use syshold_ledger::{
 use syshold_protocol::dsse::{self, Call};
 use syshold_protocol::{
     Assurance, Channel, Decision, DecisionId, DecisionVerdict, Digest, Nonce, RequestId,
-    SigningKey, UnixMs,
+    Revocation, Revocations, SigningKey, UnixMs,
 };
 use uuid::Uuid;
 
@@ -238,6 +238,96 @@ fn answers_that_were_made_up_changed_or_taken_from_elsewhere_are_found() {
         "figure: {} kinds of forged answers: all found",
         forgeries.len()
     );
+}
+
+/// A list with one approval that was taken back.
+fn taken_back(request: Uuid) -> Revocations {
+    let decision = answer(request, DecisionVerdict::Approve);
+    let entry = Revocation {
+        n: 3,
+        decision_id: decision.decision_id,
+        request_id: decision.request_id,
+        by: decision.approvers[0].clone(),
+    };
+    Revocations {
+        v: 1,
+        host_id: HOST.parse().unwrap(),
+        since: 2,
+        entries: vec![entry],
+        latest: 3,
+        issued_at: UnixMs::new(1_800_000_000_000),
+    }
+}
+
+/// The leaf of it, as a host writes it.
+fn revoked(list: &Revocations) -> Draft {
+    let entry = &list.entries[0];
+    Draft::new(Kind::Revoke)
+        .request(entry.request_id.0)
+        .field("decision_id", &entry.decision_id)
+        .field("revoke", &json!({"cause": "revoked", "count": 0}))
+        .approvers(&[Approver {
+            subject: entry.by.subject.to_string(),
+            comment: entry.by.reason.clone(),
+            ..Approver::default()
+        }])
+}
+
+fn sealed(list: &Revocations, key: &SigningKey) -> String {
+    String::from_utf8(dsse::seal(list, key).unwrap().envelope).unwrap()
+}
+
+#[test]
+fn approvals_taken_back_that_were_made_up_or_changed_are_found() {
+    let (key, other) = (SigningKey::generate(), SigningKey::generate());
+    let fits = |id| {
+        let list = taken_back(id);
+        revoked(&list).field("envelope", &sealed(&list, &key))
+    };
+    let report = with(&key, fits);
+    assert_eq!(report.exit(), Exit::Clean, "{:?}", report.first_bad);
+    // Another policy ends grants, too: nobody signs that.
+    let said = json!({"cause": "policy_changed", "count": 1});
+    let by_policy = |_| Draft::new(Kind::Revoke).field("revoke", &said);
+    assert_eq!(with(&key, by_policy).exit(), Exit::Clean);
+
+    type Change<'a> = &'a dyn Fn(&mut Revocations);
+    let changes: [(&str, Change<'_>); 4] = [
+        ("another host's", &|list| {
+            list.host_id = "web-2".parse().unwrap();
+        }),
+        ("of another approval", &|list| {
+            list.entries[0].decision_id = DecisionId(Uuid::now_v7());
+        }),
+        ("of another request", &|list| {
+            list.entries[0].request_id = RequestId(Uuid::now_v7());
+        }),
+        ("by another person", &|list| {
+            list.entries[0].by.subject = "erin@example.com".parse().unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        println!("{what}");
+        let forged = |id| {
+            let mut list = taken_back(id);
+            let leaf = revoked(&list);
+            change(&mut list);
+            leaf.field("envelope", &sealed(&list, &key))
+        };
+        only(&with(&key, forged), Code::ApproverSig);
+    }
+    let unsigned = |id| revoked(&taken_back(id));
+    only(&with(&key, unsigned), Code::ApproverSig);
+    let strangers = |id| {
+        let list = taken_back(id);
+        revoked(&list).field("envelope", &sealed(&list, &other))
+    };
+    only(&with(&key, strangers), Code::ApproverSig);
+    let a_decision = |id| {
+        let decision = answer(id, DecisionVerdict::Approve);
+        revoked(&taken_back(id)).field("envelope", &seal(&decision, &key))
+    };
+    only(&with(&key, a_decision), Code::ApproverSig);
 }
 
 #[test]

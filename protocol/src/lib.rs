@@ -7,6 +7,7 @@
 //! - [`dsse`]: [`dsse::seal`] and [`dsse::open`], keys, and [`dsse::Payload`] for the three payload types.
 //! - [`accept`](mod@accept): [`accept()`], the host's whole check of a decision.
 //! - [`passkey`]: a person's own WebAuthn signature on an approval.
+//! - [`revocation`]: approvals that were taken back, as a host hears of them.
 //! - [`break_glass`]: an order signed by two offline keys, for when the gateway cannot be asked.
 //! - [`display`]: what an approver may be shown, escaped and cut.
 //! - [`problem`], [`enrol`]: the error body and the enrolment call.
@@ -29,6 +30,7 @@ pub mod log;
 pub mod passkey;
 pub mod problem;
 pub mod request;
+pub mod revocation;
 pub mod taint;
 
 pub use accept::{Accepted, Outstanding, Refusal, Ruling, accept};
@@ -45,6 +47,7 @@ pub use request::{
     Action, ActionKind, ActionObject, Agent, Ancestor, Data, Exec, LedgerRef, Outcome,
     OutcomeResult, PolicyRef, Process, Request, RequestPhase, RequestState, Risk,
 };
+pub use revocation::{Revocation, Revocations};
 pub use taint::{Reading, Taint};
 
 /// The protocol version that requests and decisions carry in `v`.

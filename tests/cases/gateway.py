@@ -185,5 +185,8 @@ def test_lies_release_nothing():
         # What happened last counts where nothing could be refused: that may be no answer in time.
         cause = "the gateway" if name in TROUBLE else cause
         assert any(cause in text for text in said), (name, said)
+    # Said once, however often it comes.
+    refused = [leaf for leaf in leaves if "revocations refused" in leaf.get("revocations", "")]
+    assert len(refused) == 1 and refused[0]["kind"] == "degraded", refused
     syshold.note(f"{len(told) - len(released)} lies, none believed; {sum(map(len, causes.values()))} causes in the ledger")
     syshold.verify()

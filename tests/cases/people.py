@@ -177,3 +177,46 @@ def test_an_agent_reads_why_it_was_denied_and_why_nobody_answered():
     assert (expired["cause"], expired.get("reason")) == ("expired", None), expired
     assert expired["object"].endswith("/why-expired") and expired["retry"], expired
     assert "why-expired" in "\n".join(text) and expired["advice"] in "\n".join(text), text
+
+
+@syshold.limit(90)
+def test_an_approval_that_is_taken_back_is_asked_about_again():
+    person = syshold.start()
+    server = syshold.Server()
+
+    def connect():
+        return syshold.governed("curl", "--silent", "--show-error", server.url)
+
+    child = connect()
+    (approval,) = syshold.asked(person)
+    syshold.approve(person, approval, "10m")
+    assert syshold.finish(child)[:2] == (0, "hello from the server\n")
+    # Nobody is asked for ten minutes …
+    assert syshold.finish(connect())[:2] == (0, "hello from the server\n")
+    assert not person.pending()
+    # … or until somebody takes it back: the agent's owner may not approve, and may do this.
+    owner = stack.add_person("owner", email="owner@example.com")
+    begin = time.monotonic()
+    status, said = owner.ask("POST", f"/v1/approvals/{approval['id']}/revoke", {"reason": "the wrong server"})
+    assert (status, said["by"]) == (200, "owner@example.com"), (status, said)
+
+    def revoked():
+        return [leaf for leaf in syshold.leaves(kind="revoke") if leaf.get("request") == approval["id"]]
+
+    syshold.until("in the ledger of the host", revoked, 10)
+    syshold.note(f"from taking back to the host's ledger: {round((time.monotonic() - begin) * 1000)} ms")
+    child = connect()
+    (again,) = syshold.asked(person)
+    assert again["id"] != approval["id"], again
+    assert len(server.seen) == 2, server.seen
+    syshold.deny(person, again, "still the wrong server")
+    assert syshold.finish(child)[0] != 0 and len(server.seen) == 2, server.seen
+
+    (leaf,) = revoked()
+    assert (leaf["revoke"]["cause"], leaf["revoke"]["count"]) == ("revoked", 1), leaf
+    assert [who["subject"] for who in leaf["approvers"]] == ["owner@example.com"], leaf
+    (decision,) = syshold.leaves(kind="decision", request=approval["id"])[:1]
+    assert leaf["decision_id"] == decision["decision"]["id"], (leaf, decision)
+    told = syshold.sh(f"journalctl --no-pager -o cat -u sysholdd SYSHOLD_REQUEST={approval['id']}").stdout
+    assert "taken back by owner@example.com: the wrong server" in told, told
+    syshold.verify()

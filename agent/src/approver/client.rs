@@ -25,6 +25,7 @@ use super::gateway::Gateway;
 use super::http::{Cause, SetUpError};
 use super::log::Log;
 use super::question::Question;
+use super::revocations::{Heard, Revocations};
 use super::wire::{Report, Said, Wire};
 
 /// What the driver hears of its questions.
@@ -38,6 +39,9 @@ pub enum Event {
     Trouble { id: RequestId, cause: Cause },
     /// It will not be tried again.
     GivenUp { id: RequestId, cause: Cause },
+    /// Whatever the gateway sent as the approvals taken back after number `since`, unread: it must
+    /// pass `revocation::accept`. Nothing more comes before [`Approver::heard`].
+    Revoked { since: u64, envelope: Vec<u8> },
 }
 
 /// What is known about the gateway, for `status`.
@@ -57,6 +61,9 @@ pub struct Approver {
     questions: HashMap<RequestId, Handle>,
     /// Questions at the last pruning, so that pruning stays rare.
     pruned_at: usize,
+    heard: mpsc::Sender<Heard>,
+    /// Dropped: nobody asks any more what is taken back.
+    _listening: oneshot::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -74,11 +81,17 @@ impl Approver {
         key: SigningKey,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, SetUpError> {
+        let wire = Arc::new(Wire::new(gateway, key)?);
+        let (heard, word) = mpsc::channel(1);
+        let (listening, over) = oneshot::channel();
+        wire.spawn(Revocations::new(Arc::clone(&wire), events.clone()).run(word, over));
         let approver = Self {
-            wire: Arc::new(Wire::new(gateway, key)?),
+            wire,
             events,
             questions: HashMap::new(),
             pruned_at: 0,
+            heard,
+            _listening: listening,
         };
         approver.probe();
         Ok(approver)
@@ -125,6 +138,12 @@ impl Approver {
         if let Some(handle) = self.questions.remove(&id) {
             let _ = handle.withdraw.send(());
         }
+    }
+
+    /// [`Event::Revoked`] was looked at.
+    pub fn heard(&self, word: Heard) {
+        // One word for each event: there is room, unless the task is gone with its runtime.
+        let _ = self.heard.try_send(word);
     }
 
     /// Withdraws what an earlier daemon asked: nobody waits for that answer any more.

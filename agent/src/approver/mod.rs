@@ -10,9 +10,11 @@ pub mod gateway;
 pub mod http;
 mod log;
 mod question;
+mod revocations;
 mod wire;
 
 pub use client::{Approver, Event};
 pub use gateway::Gateway;
 pub use http::Cause;
 pub use log::{Log, Told};
+pub use revocations::Heard;

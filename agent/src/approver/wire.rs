@@ -162,6 +162,13 @@ impl Wire {
             .await
     }
 
+    /// One long-poll that is not about a question: it takes no seat from those that are.
+    pub(super) async fn listen(&self, path: &str) -> Result<Answer, Cause> {
+        let path = format!("{path}&wait={}", WAIT.as_secs());
+        self.send(&self.polls, Method::GET, &path, None, WAIT + GRACE)
+            .await
+    }
+
     /// Sends until the gateway has it or will never have it.
     pub(super) fn report(this: &Arc<Self>, report: Report) {
         if this.reports.fetch_add(1, Ordering::Relaxed) >= MAX_REPORTS {

@@ -70,6 +70,17 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Take an approval back: what is left of it ends
+    Revoke {
+        /// The request's id
+        id: RequestId,
+        /// Why, for the ledger
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -134,6 +145,9 @@ fn minutes(text: &str) -> Result<Scope, String> {
         _ => Err("give minutes, such as 10m (at most 1440m)".to_owned()),
     }
 }
+
+/// What taking back does, and what not.
+const LEFT: &str = "What it had let through stays done. What is left of it ends on the host, and the same is asked again.";
 
 #[derive(Debug, thiserror::Error)]
 enum ApprovalsError {
@@ -211,6 +225,15 @@ pub(super) fn run(socket: &Path, args: ApprovalsArgs) -> Outcome {
             let seen = find(&people, &id)?;
             let answered = people.deny(seen.id, &reason)?;
             report(&answered, json, &format!("Denied: {}", safe(&seen.title)))?;
+        }
+        Verb::Revoke { id, reason, json } => {
+            let revoked = people.revoke(id, &reason)?;
+            if json {
+                show::json(&revoked)?;
+            } else {
+                let by = format!("Taken back by {}.", safe(revoked.by.as_str()));
+                show::print(&format!("{}\n{LEFT}", styled(GOOD, &by)))?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -298,7 +321,11 @@ fn list(approvals: &[Approval]) -> Result<(), Output> {
             show::until(show::at(approval.expires_at)),
             safe(&approval.host),
             show::cut(&safe(&approval.title), 70),
-            phase(approval.state).to_owned(),
+            match approval.revoked {
+                Some(_) => "taken back",
+                None => phase(approval.state),
+            }
+            .to_owned(),
             format!("{}/{}", approval.have, approval.need),
             approval.id.to_string(),
         ]);
@@ -344,5 +371,13 @@ mod tests {
             Line::try_parse_from(["x", "deny", "id"]).is_err(),
             "a denial needs a reason"
         );
+        let id = "01938d5e-7000-7000-8000-000000000001";
+        for bad in [
+            &["x", "revoke", id][..],
+            &["x", "revoke", "K7QX2A", "--reason", "r"],
+        ] {
+            assert!(Line::try_parse_from(bad).is_err(), "{bad:?}");
+        }
+        assert!(Line::try_parse_from(["x", "revoke", id, "--reason", "r"]).is_ok());
     }
 }

@@ -9,7 +9,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use syshold_protocol::{
-    Approver, Decision, Digest, Outcome, RequestId, RequestPhase, Risk, Scope, UnixMs,
+    Approver, Decision, Digest, Outcome, RequestId, RequestPhase, Risk, Scope, Subject, UnixMs,
 };
 use zeroize::Zeroizing;
 
@@ -114,11 +114,16 @@ pub(super) struct Approval {
     pub(super) rendered_sha256: Digest,
     pub(super) may_approve: bool,
     pub(super) may_deny: bool,
+    /// Not from an older gateway.
+    #[serde(default)]
+    pub(super) may_revoke: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) why_not: Option<String>,
     pub(super) approvals: Vec<Approver>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) decision: Option<Decision>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) revoked: Option<Revoked>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<Outcome>,
 }
@@ -135,6 +140,14 @@ pub(super) struct Answered {
     pub(super) decided: bool,
     pub(super) have: u32,
     pub(super) need: u32,
+}
+
+/// An approval that was taken back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Revoked {
+    pub(super) by: Subject,
+    pub(super) at: UnixMs,
+    pub(super) reason: String,
 }
 
 #[derive(Deserialize)]
@@ -250,6 +263,15 @@ impl People {
         )
     }
 
+    pub(super) fn revoke(&self, id: RequestId, reason: &str) -> Result<Revoked, PeopleError> {
+        let body = serde_json::to_vec(&Deny { reason }).map_err(|_| PeopleError::Answer)?;
+        self.call(
+            Method::POST,
+            &format!("/v1/approvals/{id}/revoke"),
+            Some(body),
+        )
+    }
+
     fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -285,6 +307,10 @@ impl Approval {
         for approver in &self.approvals {
             page.push(format!("approved by {}", safe(approver.subject.as_str())));
         }
+        if let Some(revoked) = &self.revoked {
+            let by = safe(revoked.by.as_str());
+            page.push(format!("taken back by {by}: {}", safe(&revoked.reason)));
+        }
         if let Some(unverified) = &self.unverified {
             page.push(format!(
                 "{} {}",
@@ -308,6 +334,7 @@ impl Approval {
                 let left = show::until(show::at(self.expires_at));
                 format!("{state}, {people}, {} waiting, {left} left", self.waiting)
             }
+            _ if self.revoked.is_some() => format!("{state} and taken back, {people}"),
             _ => format!("{state}, {people}"),
         }
     }

@@ -229,6 +229,7 @@ impl Driver {
                 self.record_aside(compose::unreachable_leaf(id, &cause.to_string()));
                 self.gate_step(gate::Input::Unreachable { request: id });
             }
+            client::Event::Revoked { since, envelope } => self.revocations(since, &envelope),
         }
     }
 
@@ -237,7 +238,7 @@ impl Driver {
         let (Some(open), Some(approver)) = (self.open.get(&request), &mut self.approver) else {
             return;
         };
-        let used = &self.used.0;
+        let used = &self.used;
         let keys = &approver.gateway().gateway_keys;
         let asked = &open.outstanding.request;
         let payload = canonical::to_vec(asked).ok();
@@ -254,7 +255,7 @@ impl Driver {
             }
         };
         let decision_id = accepted.decision.decision_id;
-        self.remember_used(decision_id);
+        self.used.insert(decision_id);
         let says = match &accepted.ruling {
             Ruling::Allow(allowance) => Says::Approve(Granted::new(allowance, now())),
             Ruling::Deny(cause) => Says::Deny(*cause),
@@ -269,6 +270,9 @@ impl Driver {
             approver.done(request);
             self.open.remove(&request);
         }
+        if matches!(says, Says::Approve(_)) && self.revoked.contains(&decision_id) {
+            self.refuse_revoked(request, decision_id);
+        }
         let approvers = accepted.decision.approvers;
         let signed = approvers.iter().any(|approver| approver.proof.is_some());
         let approval = Arc::new(Approval {
@@ -281,18 +285,6 @@ impl Driver {
             request,
             answer: Answer { says, approval },
         });
-    }
-
-    pub(super) fn remember_used(&mut self, id: syshold_protocol::ids::DecisionId) {
-        let (set, order) = &mut self.used;
-        if set.insert(id) {
-            order.push_back(id);
-        }
-        if order.len() > super::USED
-            && let Some(oldest) = order.pop_front()
-        {
-            set.remove(&oldest);
-        }
     }
 
     // ---- deciding ----

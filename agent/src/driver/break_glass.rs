@@ -54,7 +54,7 @@ impl Driver {
         match self.judged(envelope.as_bytes()) {
             Ok((accepted, order)) => {
                 // Used from here on, whatever becomes of it.
-                self.remember_used(accepted.order.order_id);
+                self.used.insert(accepted.order.order_id);
                 let leaf =
                     compose::break_glass_leaf(&accepted, &envelope, &order.approval, &self.policy);
                 let breaking = Box::new(Breaking {
@@ -81,7 +81,7 @@ impl Driver {
             host_id,
             keys: self.policy.break_glass(),
         };
-        let used = &self.used.0;
+        let used = &self.used;
         let own = |agent: &str, who: &Subject| self.is_own(agent, who);
         let accepted =
             break_glass::accept(envelope, &terms, wall(), &|id| used.contains(id), &own)?;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 pub(super) use self::leaves::{
     break_glass_leaf, decision_leaf, grant_leaf, outcome_leaf, outcome_report, policy_leaf,
-    refusal_leaf, request_leaf, revoke_leaves, start_leaf, unreachable_leaf,
+    refusal_leaf, request_leaf, revoke_leaves, revoked_leaf, start_leaf, unreachable_leaf,
 };
 use super::Fact;
 use crate::enrich::{Described, shorten};

@@ -20,6 +20,7 @@ mod hold;
 mod readings;
 mod reload;
 mod report;
+mod revoked;
 mod selftest;
 mod signals;
 pub mod upkeep;
@@ -27,7 +28,7 @@ mod watch;
 pub(crate) mod why;
 mod words;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use syshold_ledger::{Draft, Kind, Ledger};
 use syshold_protocol::Outstanding;
-use syshold_protocol::ids::{DecisionId, RequestId, Subject, UnixMs};
+use syshold_protocol::ids::{RequestId, Subject, UnixMs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -68,8 +69,6 @@ const WITNESS: Duration = Duration::from_secs(10);
 const LAST: Duration = Duration::from_secs(2);
 /// Inputs that tasks may have under way; beyond that they wait, not the loop.
 const BACKLOG: usize = 65_536;
-/// Decision ids remembered against replay. A decision is bound to an outstanding request too.
-const USED: usize = 65_536;
 
 /// What comes back from tasks.
 #[derive(Debug)]
@@ -187,7 +186,11 @@ pub struct Driver {
     by_tid: HashMap<u32, HoldId>,
     open: HashMap<RequestId, Open>,
     launched: HashMap<Process, Subject>,
-    used: (HashSet<DecisionId>, VecDeque<DecisionId>),
+    used: revoked::Remembered,
+    /// Approvals that people took back.
+    revoked: revoked::Remembered,
+    /// The gateway's last list of those did not count.
+    revocations_refused: bool,
     denials: watch::Denials,
     soon: aside::Soon,
     readings: readings::Readings,
@@ -240,7 +243,9 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
         by_tid: HashMap::new(),
         open: HashMap::new(),
         launched: HashMap::new(),
-        used: (HashSet::new(), VecDeque::new()),
+        used: revoked::Remembered::default(),
+        revoked: revoked::Remembered::default(),
+        revocations_refused: false,
         denials: watch::Denials::default(),
         soon: aside::Soon::default(),
         readings: readings::Readings::default(),

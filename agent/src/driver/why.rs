@@ -195,6 +195,10 @@ fn words(cause: Cause) -> (&'static str, &'static str, bool) {
             true,
         ),
         Cause::Withdrawn | Cause::Interrupted => ("The question was taken back.", true),
+        Cause::Revoked => (
+            "A person has taken the approval back. Do not try the same again: do without it, choose another way, or ask whoever runs you.",
+            false,
+        ),
         Cause::RequestNotRecorded | Cause::NotDescribed => (
             "The host could not ask about this, so it is denied. Report it; try again later.",
             true,
@@ -340,7 +344,7 @@ mod tests {
 
     #[test]
     fn only_what_can_help_is_called_a_retry() {
-        for cause in [Cause::Denied, Cause::Rule] {
+        for cause in [Cause::Denied, Cause::Rule, Cause::Revoked] {
             assert!(!words(cause).2, "{cause:?}");
         }
         for cause in [Cause::Expired, Cause::Unreachable, Cause::TooManyPending] {

@@ -168,6 +168,7 @@ impl Gate {
             return;
         }
         let (by, cause) = match answer.says {
+            Says::Approve(_) if asked.revoked => return self.refuse_revoked(request),
             Says::Approve(granted) => return self.approved(request, granted, answer.approval),
             Says::Deny(DenyCause::Expired) => return,
             Says::Deny(DenyCause::Denied) => (By::Human, Cause::Denied),

@@ -9,6 +9,7 @@ use super::timers::{Timer, TimerId, Timers};
 use super::types::{Hold, Now, Process};
 use crate::request::AgentId;
 use syshold_protocol::decision::Lifespan;
+use syshold_protocol::ids::DecisionId;
 
 /// Whom a grant is for. The key beside it says what for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -164,6 +165,22 @@ impl Grants {
         }
     }
 
+    /// What came of that decision ends.
+    pub(super) fn revoke(&mut self, decision: DecisionId, timers: &mut Timers) {
+        let Self { by_subject, count } = self;
+        by_subject.retain(|_, keys| {
+            keys.retain(|_, grant| {
+                let stays = grant.basis.approval.decision_id != decision;
+                if !stays {
+                    *count -= 1;
+                    timers.cancel(grant.timer);
+                }
+                stays
+            });
+            !keys.is_empty()
+        });
+    }
+
     pub(super) fn clear(&mut self, timers: &mut Timers) {
         for grant in std::mem::take(self).by_subject.into_values().flatten() {
             timers.cancel(grant.1.timer);
@@ -221,6 +238,14 @@ impl Recent {
 
     pub(super) fn end(&mut self, process: Process) {
         self.sockets.remove(&process);
+    }
+
+    /// What came of that decision is asked about again.
+    pub(super) fn revoke(&mut self, decision: DecisionId) {
+        self.sockets.retain(|_, sockets| {
+            sockets.retain(|_, (_, basis)| basis.approval.decision_id != decision);
+            !sockets.is_empty()
+        });
     }
 
     /// Unless it was released again since: then a later entry of the queue speaks for it.

@@ -17,7 +17,8 @@
 //!      ▼        ▼                        ▼     ▼
 //!    ┌─────────────────────────────────────────┐
 //!    │ RECORDING      Record: the verdict is   │── Gone ──▶ Outcome(gone)   [WAITING too]
-//!    │                final from here on       │
+//!    │                final from here on, but  │
+//!    │ an approval taken back: Record deny, too│
 //!    └─────────────────────────────────────────┘
 //!        │ Recorded: Release(verdict)
 //!        │ RecordFailed: Release(deny)
@@ -44,6 +45,7 @@ mod key;
 mod orders;
 mod pending;
 mod requests;
+mod revoking;
 mod ruling;
 mod timers;
 pub mod types;
@@ -168,6 +170,7 @@ impl Gate {
             }
             Input::Ordered(order) => self.ordered(order),
             Input::OrdersOver => self.orders.clear(),
+            Input::Revoked { decision, request } => self.revoked(decision, request),
             Input::PolicyChanged => self.policy_changed(),
             Input::Tick => {}
         }
@@ -246,6 +249,7 @@ impl Gate {
                 verdict: ruling.verdict,
                 basis: ruling.basis,
                 key,
+                revoked: false,
             },
         });
     }
@@ -361,6 +365,9 @@ impl Gate {
 
     /// The decision leaf is committed, or could not be: then it is deny, whatever was decided.
     fn release(&mut self, id: HoldId, recorded: bool) {
+        if recorded && self.record_revoked(id) {
+            return;
+        }
         let decided = match self.pending.find(id).map(|held| &held.state) {
             Some(State::Recording { verdict, .. }) => *verdict,
             Some(State::Waiting(_)) | None => return,

@@ -44,6 +44,9 @@ pub(super) enum State {
         verdict: Verdict,
         basis: Option<Basis>,
         key: Option<Arc<Key>>,
+        /// The approval was taken back while its leaf was being committed: one that denies has to
+        /// follow.
+        revoked: bool,
     },
 }
 
@@ -66,6 +69,7 @@ impl Held {
                 verdict: Verdict::Allow,
                 basis: Some(basis),
                 key: Some(key),
+                ..
             } if basis
                 .granted
                 .is_some_and(|granted| granted.lifespan == Lifespan::Single) =>
@@ -130,7 +134,7 @@ impl Pending {
         }
     }
 
-    /// Ends the wait of a hold; None when it does not wait. A decision is never changed.
+    /// Ends the wait of a hold; None when it does not wait.
     pub(super) fn decide(
         &mut self,
         id: HoldId,
@@ -145,6 +149,7 @@ impl Pending {
             verdict,
             basis,
             key: Some(Arc::clone(&waiting.key)),
+            revoked: false,
         };
         self.waiting -= 1;
         match std::mem::replace(&mut held.state, recording) {
@@ -162,6 +167,14 @@ impl Pending {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Held> {
         self.holds.values()
+    }
+
+    pub(super) fn find_mut(&mut self, id: HoldId) -> Option<&mut Held> {
+        self.holds.get_mut(&id)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.holds.values_mut()
     }
 }
 

@@ -56,6 +56,8 @@ enum Op {
     /// For an agent; one rule or all; so long.
     Order(u32, Option<u8>, u64),
     OrdersOver,
+    /// An approval that was given, or none; with its request, or with another.
+    Revoked(Index, Option<Index>),
     PolicyChanged,
     Wait(u64),
 }
@@ -137,6 +139,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..2_u32, prop::option::of(0..2_u8), 0..900_u64)
             .prop_map(|(agent, rule, ends)| Op::Order(agent, rule, ends)),
         1 => Just(Op::OrdersOver),
+        3 => (at(), prop::option::weighted(0.1, at()))
+            .prop_map(|(at, other)| Op::Revoked(at, other)),
         1 => Just(Op::PolicyChanged),
         3 => (0..900_u64).prop_map(Op::Wait),
     ]

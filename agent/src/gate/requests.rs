@@ -6,7 +6,7 @@ use super::key::Key;
 use super::timers::TimerId;
 use super::types::{Answer, Process};
 use crate::request::HoldId;
-use syshold_protocol::ids::RequestId;
+use syshold_protocol::ids::{DecisionId, RequestId};
 
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -16,6 +16,8 @@ pub(super) struct Asked {
     pub(super) joined: BTreeMap<u64, HoldId>,
     /// The hold people are shown.
     pub(super) shown: Shown,
+    /// An approval of it was taken back: none counts any more, in whatever order they come.
+    pub(super) revoked: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +101,7 @@ impl Requests {
             phase: Phase::Asking { early: None },
             joined: BTreeMap::from([(place, shown.hold)]),
             shown,
+            revoked: false,
         };
         self.by_id.insert(id, asked);
         self.show(id, shown);
@@ -125,6 +128,18 @@ impl Requests {
                 shown.process = shown.process.filter(|shown| *shown != process);
                 shown.session = shown.session.filter(|shown| *shown != process);
             }
+        }
+    }
+
+    /// No approval of that request counts any more, nor that decision, should it wait for the
+    /// request's leaf.
+    pub(super) fn revoke(&mut self, decision: DecisionId, request: RequestId) {
+        for (id, asked) in &mut self.by_id {
+            let waits = match &asked.phase {
+                Phase::Asking { early: Some(early) } => early.approval.decision_id == decision,
+                _ => false,
+            };
+            asked.revoked |= waits || *id == request;
         }
     }
 

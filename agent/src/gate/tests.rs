@@ -16,6 +16,7 @@ mod bounds;
 mod grants;
 mod holds;
 mod orders;
+mod revoking;
 
 const MINUTE: u64 = 60_000;
 /// A process that runs as the root of its own tree.

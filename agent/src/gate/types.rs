@@ -112,6 +112,11 @@ pub enum Input {
     Ordered(Order),
     /// Every order is over.
     OrdersOver,
+    /// People took back what they had approved in that request. Only ever takes away.
+    Revoked {
+        decision: DecisionId,
+        request: RequestId,
+    },
     /// Another policy is live: what was granted or ordered under the old one ends.
     PolicyChanged,
     /// Time has passed; sent at [`super::Gate::next_deadline`].
@@ -302,7 +307,7 @@ pub enum By {
     BreakGlass,
     Timeout,
     Unreachable,
-    /// Nobody: the question was taken back.
+    /// Nobody: the question was taken back, or what had been approved.
     Withdrawn,
     Error,
 }
@@ -342,6 +347,8 @@ pub enum Cause {
     Interrupted,
     /// The gateway says the request was taken back.
     Withdrawn,
+    /// It was approved, and taken back before it was let go.
+    Revoked,
     /// As many holds as the gate takes are pending.
     TooManyPending,
     /// The request leaf could not be committed.
@@ -364,6 +371,7 @@ impl Cause {
             Self::Unreachable => "unreachable",
             Self::Interrupted => "interrupted",
             Self::Withdrawn => "withdrawn",
+            Self::Revoked => "revoked",
             Self::TooManyPending => "too_many_pending",
             Self::RequestNotRecorded => "request_not_recorded",
             Self::NotDescribed => "not_described",

@@ -69,7 +69,7 @@ impl Asked {
         loop {
             match self.next().await {
                 Event::Trouble { cause, .. } | Event::GivenUp { cause, .. } => return cause,
-                Event::Waiting { .. } | Event::Answer { .. } => {}
+                Event::Waiting { .. } | Event::Answer { .. } | Event::Revoked { .. } => {}
             }
         }
     }

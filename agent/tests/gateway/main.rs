@@ -6,6 +6,7 @@ mod anchor;
 mod enrolment;
 mod lying;
 mod real;
+mod revoked;
 mod scripted;
 
 use std::collections::HashSet;

@@ -93,7 +93,7 @@ impl World {
             .unwrap()
     }
 
-    async fn json(&self, args: &[&str]) -> Value {
+    pub(super) async fn json(&self, args: &[&str]) -> Value {
         let output = self.syshold(args).await;
         assert!(output.status.success(), "{args:?}: {output:?}");
         serde_json::from_slice(&output.stdout).unwrap()

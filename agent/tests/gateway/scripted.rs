@@ -116,6 +116,8 @@ type Script = dyn Fn(&Seen, usize) -> Say + Send + Sync;
 pub(crate) struct Scripted {
     pub(crate) address: SocketAddr,
     pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
+    /// Polls for what is taken back, beside all else.
+    pub(crate) polls: Arc<Mutex<Vec<Seen>>>,
     handle: Handle<SocketAddr>,
 }
 
@@ -127,18 +129,33 @@ impl Drop for Scripted {
 
 struct Stage {
     seen: Arc<Mutex<Vec<Seen>>>,
+    polls: Arc<Mutex<Vec<Seen>>>,
     script: Box<Script>,
+    revocations: Box<Script>,
 }
 
 impl Scripted {
+    /// A gateway that knows no revocations.
     pub(crate) fn start(
         tls: ServerConfig,
         script: impl Fn(&Seen, usize) -> Say + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(tls, script, |_, _| problem(404, "not-found"))
+    }
+
+    /// And one that says this to those who ask for them.
+    pub(crate) fn start_with(
+        tls: ServerConfig,
+        script: impl Fn(&Seen, usize) -> Say + Send + Sync + 'static,
+        revocations: impl Fn(&Seen, usize) -> Say + Send + Sync + 'static,
+    ) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let polls = Arc::new(Mutex::new(Vec::new()));
         let stage = Stage {
             seen: Arc::clone(&seen),
+            polls: Arc::clone(&polls),
             script: Box::new(script),
+            revocations: Box::new(revocations),
         };
         let routes = Router::new().fallback(answer).with_state(Arc::new(stage));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -154,6 +171,7 @@ impl Scripted {
         Self {
             address,
             seen,
+            polls,
             handle,
         }
     }
@@ -200,8 +218,11 @@ async fn answer(
         headers,
         body,
     };
+    let news = seen.path.starts_with("/v1/revocations?");
     let times = {
-        let mut all = stage.seen.lock().unwrap();
+        let mut all = if news { &stage.polls } else { &stage.seen }
+            .lock()
+            .unwrap();
         let times = all
             .iter()
             .filter(|old| old.method == seen.method && old.path != "/v1/health")
@@ -211,6 +232,7 @@ async fn answer(
     };
     let say = match seen.path.as_str() {
         "/v1/health" => say(204, ""),
+        _ if news => (stage.revocations)(&seen, times),
         _ => (stage.script)(&seen, times),
     };
     tokio::time::sleep(say.after).await;

@@ -147,15 +147,20 @@ fn standing(sheet: &Sheet) -> Option<Standing> {
             );
             (Mark::Open, text.trim_end().to_owned())
         }
-        RequestPhase::Approved => (
-            Mark::Good,
-            format!(
-                "Approved{} by {}. {}",
+        RequestPhase::Approved => {
+            let mark = match &sheet.revoked {
+                Some(_) => Mark::Over,
+                None => Mark::Good,
+            };
+            let text = format!(
+                "{}Approved{} by {}. {}",
+                revoked(sheet).unwrap_or_default(),
                 sheet.decision.as_ref().map(granted).unwrap_or_default(),
                 people(sheet.decision.as_ref()),
                 applied(sheet)
-            ),
-        ),
+            );
+            (mark, text)
+        }
         RequestPhase::Denied => (
             Mark::Bad,
             format!(
@@ -185,6 +190,17 @@ fn so_far(sheet: &Sheet) -> Option<String> {
             names(&sheet.votes)
         )
     })
+}
+
+/// Who took the approval back. What it let through before stays done.
+fn revoked(sheet: &Sheet) -> Option<String> {
+    let by = &sheet.revoked.as_ref()?.by;
+    let reason = by.reason.as_deref().unwrap_or_default();
+    Some(format!(
+        "Taken back by {}: “{}”. What it had let through stays done. ",
+        names(std::slice::from_ref(by)),
+        display::shown(reason, 200).text
+    ))
 }
 
 /// Who is asked as well, because nobody has answered.

@@ -79,7 +79,7 @@ impl Webhook {
         .await
     }
 
-    /// `approval.decided`, with the signed decision, or `approval.outcome`.
+    /// `approval.decided`, with the signed decision, `approval.revoked` or `approval.outcome`.
     pub(super) async fn follow(
         &self,
         sheet: &Sheet,
@@ -88,7 +88,12 @@ impl Webhook {
         patience: Patience,
     ) -> Result<(), Undelivered> {
         let id = sheet.filed.request.request_id;
+        let news = sheet.revoked.as_ref().filter(|revoked| {
+            let outcome = sheet.outcome.as_ref();
+            outcome.is_none_or(|outcome| outcome.at <= revoked.by.at)
+        });
         let (kind, message) = match &sheet.outcome {
+            _ if news.is_some() => ("approval.revoked", message_id("rev", id, "")),
             Some(outcome) => {
                 let digest = syshold_protocol::Digest::of(format!("{outcome:?}").as_bytes());
                 (
@@ -185,8 +190,10 @@ fn message_id(kind: &str, id: RequestId, more: &str) -> String {
 
 fn body(kind: &str, sheet: &Sheet, summary: &Summary, envelope: Option<&[u8]>) -> Value {
     let envelope = envelope.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+    let revoked = sheet.revoked.as_ref().map(|revoked| &revoked.by);
     let at: UnixMs = match (kind, &sheet.outcome, &sheet.decision) {
         ("approval.requested", ..) => sheet.filed.received_at,
+        ("approval.revoked", ..) => revoked.map_or(sheet.filed.received_at, |by| by.at),
         (_, Some(outcome), _) => outcome.at,
         (_, _, Some(decision)) => decision.issued_at,
         _ => sheet.filed.received_at,
@@ -214,6 +221,7 @@ fn body(kind: &str, sheet: &Sheet, summary: &Summary, envelope: Option<&[u8]>) -
             "url": summary.link,
             "standing": summary.standing.as_ref().map(|standing| &standing.text),
             "decision": envelope,
+            "revoked": revoked,
             "outcome": sheet.outcome,
         },
     })

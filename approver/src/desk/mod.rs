@@ -34,6 +34,8 @@ use crate::store::{Store, StoreError};
 mod changes;
 mod glass;
 mod look;
+mod record;
+mod revoke;
 mod ruling;
 mod sheet;
 mod wakes;
@@ -41,6 +43,7 @@ mod wakes;
 pub use changes::Changes;
 pub use look::Look;
 pub use sheet::Sheet;
+use wakes::Topic;
 
 /// The one that decides.
 #[expect(missing_debug_implementations, reason = "holds the signing key")]
@@ -59,7 +62,7 @@ pub struct Desk {
     evidence: Evidence,
     /// One at a time, so that no decision gets two leaves.
     recording: tokio::sync::Mutex<()>,
-    wakes: Mutex<HashMap<RequestId, Weak<Notify>>>,
+    wakes: Mutex<HashMap<Topic, Weak<Notify>>>,
     limits: Limits,
     pub metrics: Metrics,
     /// For channels: the glass was broken somewhere.
@@ -243,15 +246,8 @@ impl Desk {
         };
         // What nobody decided has no decision whose outcome it could be.
         if let Some(made) = decided {
-            // Another gateway's ledger has what this one is to go on from.
             if !made.here {
-                if !filed.here {
-                    self.evidence.asked(&filed).await?;
-                }
-                let leaf = self
-                    .evidence
-                    .decision(&filed, &made.decision, &made.envelope);
-                leaf.await?.await.map_err(EvidenceError::from)?;
+                self.copy(&filed, &made).await?;
             }
             self.evidence.outcome(&filed, &result).await?;
         }
@@ -356,75 +352,6 @@ impl Desk {
         }
         ended.into_iter().for_each(|id| self.wake(id));
         Ok(())
-    }
-
-    /// Ledger first, then `recorded`: a crash between the two repeats a leaf, it never hands out what
-    /// has none. Everything that waits goes into one commit; what no leaf can hold stands in nobody's
-    /// way but that of its own request, `mine`.
-    async fn record(&self, mine: RequestId) -> Result<(), DeskError> {
-        let _one = self.recording.lock().await;
-        self.record_all(Some(mine)).await
-    }
-
-    async fn record_all(&self, mine: Option<RequestId>) -> Result<(), DeskError> {
-        loop {
-            let behind = self.store.run(unrecorded::unrecorded).await?;
-            // What comes meanwhile, whoever brings it records: nobody waits here for others for ever.
-            let full = behind.is_full();
-            let mut queued = Vec::new();
-            for filed in behind.requests {
-                let id = filed.request.request_id;
-                queued.push((id, None, self.evidence.request(&filed).await));
-            }
-            for (filed, made) in behind.decisions {
-                let id = filed.request.request_id;
-                let known = filed.here || queued.iter().any(|(known, ..)| *known == id);
-                let asked = if known {
-                    Ok(())
-                } else {
-                    self.evidence.asked(&filed).await
-                };
-                let leaf = match asked {
-                    Ok(()) => {
-                        self.evidence
-                            .decision(&filed, &made.decision, &made.envelope)
-                            .await
-                    }
-                    Err(error) => Err(error),
-                };
-                queued.push((id, Some(made.decision.decision_id), leaf));
-            }
-            let mut recorded = Vec::new();
-            let (mut mistake, mut failed) = (None, 0_usize);
-            for (id, decision, leaf) in queued {
-                let leaf = match leaf {
-                    Ok(pending) => pending.await.map_err(EvidenceError::from),
-                    Err(error) => Err(error),
-                };
-                match leaf {
-                    Ok(_) => recorded.push((id, decision)),
-                    Err(error) => {
-                        if failed == 0 {
-                            tracing::error!(%id, %error, "no leaf");
-                        }
-                        failed += 1;
-                        if mine == Some(id) {
-                            mistake.get_or_insert(error);
-                        }
-                    }
-                }
-            }
-            let more = full && !recorded.is_empty();
-            self.store
-                .run(move |tx| unrecorded::set_recorded(tx, &recorded))
-                .await?;
-            if let Some(mistake) = mistake {
-                return Err(mistake.into());
-            }
-            if !more {
-                return Ok(());
-            }
-        }
     }
 
     /// Signs an answer to a host.

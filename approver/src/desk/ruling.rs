@@ -15,6 +15,7 @@ use crate::roster::{self, Roster, Standing};
 use crate::store::notices;
 use crate::store::people::Account;
 use crate::store::requests::{self, Filed};
+use crate::store::revocations::{self, Revoked};
 use crate::store::{delegations, escalations};
 
 /// What a decision says beyond what its request says.
@@ -68,19 +69,10 @@ pub(super) fn decide(
         },
     );
     let step = judge(&case, &voice.account, standing.is_some(), answer)?;
-    let me = Approver {
-        subject: voice.account.email.clone(),
-        channel: voice.channel,
-        team_id: voice.chat.as_ref().map(|chat| chat.team_id.clone()),
-        user_id: voice.chat.as_ref().map(|chat| chat.user_id.clone()),
-        assurance: voice.assurance,
-        at: now,
-        reason: voice.reason.clone(),
-        standing: standing
-            .filter(|standing| *standing != Standing::Member)
-            .map(|standing| standing.to_string()),
-        proof: voice.proof.clone(),
-    };
+    let by_right = standing
+        .filter(|standing| *standing != Standing::Member)
+        .map(|standing| standing.to_string());
+    let me = signed_by(voice, by_right, now);
     if let Answer::Approve { scope, rendered } = answer {
         let vote = Vote {
             subject: me.subject.clone(),
@@ -126,6 +118,55 @@ pub(super) fn decide(
         }
     }
     Ok(step)
+}
+
+/// Takes back what was approved; false: it was taken back before, as is told.
+pub(super) fn revoke(
+    tx: &Transaction<'_>,
+    id: RequestId,
+    voice: &Voice,
+    roster: &Roster,
+    now: UnixMs,
+) -> Result<(Revoked, bool), DeskError> {
+    let filed = requests::by_id(tx, id)?.ok_or(DeskError::Unknown)?;
+    let made = requests::decision(tx, id)?.map(|made| made.decision);
+    let delegations = delegations::active(tx, now)?;
+    let at = roster::Now {
+        at: now,
+        delegations: &delegations,
+        received_at: filed.received_at,
+    };
+    let standing = roster.standing(&filed.request, &voice.account, &at);
+    let approvers = made.as_ref().map_or(&[][..], |made| &made.approvers);
+    let right = judge::revocable(
+        &filed.request,
+        filed.phase,
+        approvers,
+        &voice.account,
+        standing,
+    )?;
+    // An approved request has one.
+    let made = made.ok_or(DeskError::Unknown)?;
+    if let Some(before) = revocations::of(tx, made.decision_id)? {
+        return Ok((before, false));
+    }
+    let by = signed_by(voice, right, now);
+    Ok((revocations::add(tx, &made, by, now)?, true))
+}
+
+/// Who says something, as it is signed.
+fn signed_by(voice: &Voice, standing: Option<String>, now: UnixMs) -> Approver {
+    Approver {
+        subject: voice.account.email.clone(),
+        channel: voice.channel,
+        team_id: voice.chat.as_ref().map(|chat| chat.team_id.clone()),
+        user_id: voice.chat.as_ref().map(|chat| chat.user_id.clone()),
+        assurance: voice.assurance,
+        at: now,
+        reason: voice.reason.clone(),
+        standing,
+        proof: voice.proof.clone(),
+    }
 }
 
 fn grant(request: &Request, scope: Scope, now: UnixMs) -> Grant {
@@ -285,6 +326,10 @@ pub(super) fn sheet(
         delegations,
         received_at: filed.received_at,
     };
+    let approved = decision
+        .as_ref()
+        .filter(|decision| decision.verdict.approves());
+    let revocable = approved.map(|decision| decision.decision_id);
     Ok(Sheet {
         asked: roster.asked(&filed.request, &at),
         roster: Arc::clone(roster),
@@ -294,6 +339,10 @@ pub(super) fn sheet(
         rendered_sha256,
         votes,
         decision,
+        revoked: match revocable {
+            Some(decision) => revocations::of(tx, decision)?,
+            None => None,
+        },
         outcome: requests::outcome(tx, id)?,
         notices: notices::of(tx, id)?,
         escalated: escalations::of(tx, id)?,

@@ -8,6 +8,7 @@ use crate::roster::{self, Roster, Standing};
 use crate::store::notices::Notice;
 use crate::store::people::Account;
 use crate::store::requests::Filed;
+use crate::store::revocations::Revoked;
 
 /// A request with all that is known about it, for people.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct Sheet {
     pub have: u32,
     pub decision: Option<Decision>,
     pub outcome: Option<Outcome>,
+    /// Who took the approval back.
+    pub revoked: Option<Revoked>,
     /// Which channels were told.
     pub notices: Vec<Notice>,
     /// Fallback groups that were told, and when.

@@ -2,24 +2,41 @@
 //! at another gateway.
 use std::sync::{Arc, PoisonError, Weak};
 
-use syshold_protocol::RequestId;
+use syshold_protocol::{HostId, RequestId};
 use tokio::sync::{Notify, watch};
 
 use super::Desk;
 use crate::store::Change;
 
+/// What somebody waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Topic {
+    Request(RequestId),
+    /// What is taken back of that host's approvals.
+    Revocations(HostId),
+}
+
 impl Desk {
     /// Wakes when something about the request has changed. Take it before looking.
     pub fn watch(&self, id: RequestId) -> Arc<Notify> {
+        self.watch_topic(Topic::Request(id))
+    }
+
+    /// Wakes when an approval of that host was taken back. Take it before looking.
+    pub fn watch_host(&self, host: HostId) -> Arc<Notify> {
+        self.watch_topic(Topic::Revocations(host))
+    }
+
+    fn watch_topic(&self, topic: Topic) -> Arc<Notify> {
         let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wake) = wakes.get(&id).and_then(Weak::upgrade) {
+        if let Some(wake) = wakes.get(&topic).and_then(Weak::upgrade) {
             return wake;
         }
         if wakes.len() >= 256 && wakes.len().is_power_of_two() {
             wakes.retain(|_, wake| wake.strong_count() > 0);
         }
         let wake = Arc::new(Notify::new());
-        wakes.insert(id, Arc::downgrade(&wake));
+        wakes.insert(topic, Arc::downgrade(&wake));
         wake
     }
 
@@ -28,7 +45,11 @@ impl Desk {
         self.touch();
         let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
         let woken: Vec<_> = match change {
-            Change::Of(id) => wakes.remove(&id).into_iter().collect(),
+            Change::Of(id) => wakes.remove(&Topic::Request(id)).into_iter().collect(),
+            Change::Revoked(host) => wakes
+                .remove(&Topic::Revocations(host))
+                .into_iter()
+                .collect(),
             Change::Any => wakes.drain().map(|(_, wake)| wake).collect(),
         };
         for wake in woken.iter().filter_map(Weak::upgrade) {
@@ -50,11 +71,19 @@ impl Desk {
     pub(super) fn wake(&self, id: RequestId) {
         self.changes.add(id);
         self.touch();
+        self.wake_topic(&Topic::Request(id));
+    }
+
+    pub(super) fn wake_host(&self, host: HostId) {
+        self.wake_topic(&Topic::Revocations(host));
+    }
+
+    fn wake_topic(&self, topic: &Topic) {
         let wake = self
             .wakes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
+            .remove(topic);
         if let Some(wake) = wake.and_then(|wake| wake.upgrade()) {
             wake.notify_waiters();
         }

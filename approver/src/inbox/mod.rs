@@ -52,6 +52,7 @@ pub fn routes(desk: Arc<Desk>) -> Router {
         .route("/approvals/{id}", get(show))
         .route("/approvals/{id}/approve", post(approve))
         .route("/approvals/{id}/deny", post(deny))
+        .route("/approvals/{id}/revoke", post(revoke))
         .route("/link/{token}", get(link::show).post(link::link))
         .route(
             "/style.css",
@@ -226,6 +227,36 @@ async fn deny(
     let session = visitor.posting(&form.csrf)?;
     let id = request_id(&id)?;
     answer_with(&desk, session, id, (&form.reason, None), Answer::Deny).await
+}
+
+async fn revoke(
+    State(desk): State<Arc<Desk>>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+    form: Result<axum::Form<Deny>, axum::extract::rejection::FormRejection>,
+) -> Result<Response, Page> {
+    let axum::Form(form) = form.map_err(unreadable)?;
+    let session = visitor.posting(&form.csrf)?;
+    let id = request_id(&id)?;
+    let done = match clean_reason(&form.reason) {
+        Ok(None) => Err(Fault::unacceptable("taking back needs a reason")),
+        Ok(reason) => {
+            let voice = Voice {
+                account: session.account.clone(),
+                channel: Channel::Web,
+                assurance: Assurance::Session,
+                reason,
+                chat: None,
+                proof: None,
+            };
+            desk.revoke(id, voice, now()).await.map_err(Fault::from)
+        }
+        Err(fault) => Err(fault),
+    };
+    match done {
+        Ok(_) => Ok(Redirect::to(&format!("/approvals/{id}")).into_response()),
+        Err(fault) => detail(&desk, &session, id, Some(fault)).await,
+    }
 }
 
 async fn answer_with(

@@ -189,6 +189,15 @@ fn state_word(phase: RequestPhase) -> &'static str {
     }
 }
 
+/// The state of a request, or that what was approved was taken back.
+fn standing_word(phase: RequestPhase, revoked: bool) -> &'static str {
+    if revoked {
+        "taken back"
+    } else {
+        state_word(phase)
+    }
+}
+
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| {

@@ -228,3 +228,65 @@ fn what_is_closed_or_has_changed_takes_no_answer() {
         Err(Refusal::Stale)
     );
 }
+
+#[test]
+fn who_gave_an_approval_may_take_it_back_also_after_they_left_the_group() {
+    let mut request = sample::request();
+    request.policy.approvers = Some("privacy".to_owned());
+    let by = |email: &str| Approver {
+        subject: email.parse().unwrap(),
+        channel: syshold_protocol::Channel::Web,
+        team_id: None,
+        user_id: None,
+        assurance: Assurance::Session,
+        at: UnixMs::new(0),
+        reason: None,
+        standing: None,
+        proof: None,
+    };
+    let approvers = [by("dave@example.com")];
+    let judged = |phase, name: &str, groups: &[&str], own: bool| {
+        let mut request = request.clone();
+        let email = format!("{name}@example.com");
+        request.agent.owner = own.then(|| email.parse().unwrap());
+        request.agent.launched_by = None;
+        let who = account(name, &email, groups);
+        let now = Now {
+            at: UnixMs::new(0),
+            delegations: &[],
+            received_at: UnixMs::new(0),
+        };
+        let standing = Roster::default().standing(&request, &who, &now);
+        revocable(&request, phase, &approvers, &who, standing)
+    };
+    use RequestPhase as Phase;
+    let right = |text: &str| Ok(Some(text.to_owned()));
+    assert_eq!(
+        judged(Phase::Approved, "dave", &[], false),
+        right("approved it")
+    );
+    assert_eq!(
+        judged(Phase::Approved, "erin", &["privacy"], false),
+        Ok(None)
+    );
+    assert_eq!(
+        judged(Phase::Approved, "erin", &[], true),
+        right("owner or launcher")
+    );
+    assert_eq!(
+        judged(Phase::Approved, "erin", &["sre"], false),
+        Err(Refusal::NotInGroup("privacy".to_owned()))
+    );
+    for phase in [
+        Phase::Waiting,
+        Phase::Late,
+        Phase::Denied,
+        Phase::Expired,
+        Phase::Withdrawn,
+    ] {
+        assert_eq!(
+            judged(phase, "dave", &["privacy"], false),
+            Err(Refusal::NotApproved(phase))
+        );
+    }
+}

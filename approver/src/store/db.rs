@@ -54,7 +54,8 @@ impl<'a> Transaction<'a> {
     pub(super) fn keeps(&self) -> Result<Vec<i64>, StoreError> {
         let mut all = self.gone(
             "SELECT keeper FROM request WHERE recorded = 0 AND keeper <> ?1
-             UNION SELECT keeper FROM decision WHERE recorded = 0 AND keeper <> ?1",
+             UNION SELECT keeper FROM decision WHERE recorded = 0 AND keeper <> ?1
+             UNION SELECT keeper FROM revocation WHERE n IS NULL AND keeper <> ?1",
         )?;
         all.push(self.keeper());
         Ok(all)

@@ -5,7 +5,7 @@ use rusqlite::types::Value;
 use syshold_protocol::{RequestId, RequestPhase, UnixMs};
 
 use super::requests::{Filed, SELECT, filed, raw};
-use super::{StoreError, Transaction, ms};
+use super::{StoreError, Transaction, ms, revocations};
 
 /// The newest requests that hold every one of `words`, in what was asked, its host or what was decided.
 pub fn search(tx: &Transaction<'_>, words: &[String], most: u32) -> Result<Vec<Filed>, StoreError> {
@@ -44,6 +44,8 @@ pub struct Past {
     pub id: RequestId,
     pub title: String,
     pub phase: RequestPhase,
+    /// It was approved, and that was taken back.
+    pub revoked: bool,
     pub received_at: UnixMs,
 }
 
@@ -70,6 +72,7 @@ pub fn before(tx: &Transaction<'_>, than: &Filed, most: u32) -> Result<Vec<Past>
                 id: filed.request.request_id,
                 title: crate::render::title(&filed.request),
                 phase: filed.phase,
+                revoked: revocations::is_any(tx, filed.request.request_id)?,
                 received_at: filed.received_at,
             })
         })

@@ -34,6 +34,7 @@ pub mod passkeys;
 pub mod people;
 pub mod report;
 pub mod requests;
+pub mod revocations;
 pub mod unrecorded;
 
 /// The open state. Cloning shares it.

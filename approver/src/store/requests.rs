@@ -149,7 +149,7 @@ pub fn set_answered(tx: &Transaction<'_>, id: RequestId, now: UnixMs) -> Result<
 #[derive(Debug)]
 pub struct Counts {
     pub undecided: [(&'static str, i64); 2],
-    /// At most 512.
+    /// At most 768.
     pub unrecorded: i64,
 }
 
@@ -161,14 +161,16 @@ pub fn counts(tx: &Transaction<'_>) -> Result<Counts, StoreError> {
             "SELECT count(*) FROM request WHERE phase = '{word}' AND phase IN ('waiting', 'late')"
         ))
     };
-    let behind = |table| {
+    let behind = |which| {
         of(&format!(
-            "SELECT count(*) FROM (SELECT 1 FROM {table} WHERE recorded = 0 LIMIT 256) AS behind"
+            "SELECT count(*) FROM (SELECT 1 FROM {which} LIMIT 256) AS behind"
         ))
     };
     Ok(Counts {
         undecided: [("waiting", phase("waiting")?), ("late", phase("late")?)],
-        unrecorded: behind("request")? + behind("decision")?,
+        unrecorded: behind("request WHERE recorded = 0")?
+            + behind("decision WHERE recorded = 0")?
+            + behind("revocation WHERE n IS NULL")?,
     })
 }
 
@@ -398,10 +400,10 @@ pub(super) fn made((body, envelope, recorded, here): RawMade) -> Result<Made, St
     })
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|_| StoreError::Corrupt("value"))
 }
 
-fn parse<T: DeserializeOwned>(text: &str, what: &'static str) -> Result<T, StoreError> {
+pub(super) fn parse<T: DeserializeOwned>(text: &str, what: &'static str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|_| StoreError::Corrupt(what))
 }

@@ -13,7 +13,7 @@ use super::db::{Database, Row, Running, owned};
 use crate::keys::give_to_dir_owner;
 
 /// Append only: a file of a newer program is refused, one of an older is brought up.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("schema.sql"),
     include_str!("channels.sql"),
     include_str!("standing.sql"),
@@ -22,6 +22,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("break_glass.sql"),
     include_str!("oidc.sql"),
     include_str!("keepers.sql"),
+    include_str!("revocations.sql"),
 ];
 /// Every statement of this folder, with room.
 const STATEMENTS: usize = 128;

@@ -152,9 +152,33 @@ async fn sign_in_look_approve_see_it_applied() {
     assert!(
         done.contains("Applied: the call went on")
             && done.contains("asked sales")
-            && !done.contains("<form method=\"post\" action=\"/approvals")
+            && !done.contains("/approve\"")
+            && !done.contains("/deny\"")
     );
     assert!(browser.text("/?show=all").await.contains("approved"));
+
+    // It can be taken back, with a reason, by a form of this session's.
+    let path = format!("/approvals/{id}/revoke");
+    assert!(done.contains(&format!("action=\"{path}\"")), "{done}");
+    for (csrf, reason, status) in [
+        ("x", "the wrong bucket", StatusCode::FORBIDDEN),
+        (&form.csrf, " ", StatusCode::UNPROCESSABLE_ENTITY),
+        (&form.csrf, "the <wrong> bucket", StatusCode::SEE_OTHER),
+    ] {
+        let answer = browser
+            .post(&path, &[("csrf", csrf), ("reason", reason)])
+            .await;
+        assert_eq!(answer.status(), status, "{reason}");
+    }
+    let back = browser.text(&format!("/approvals/{id}")).await;
+    assert!(
+        back.contains("Taken back")
+            && back.contains("the &lt;wrong&gt; bucket")
+            && back.contains("stays done")
+            && !back.contains(&path),
+        "{back}"
+    );
+    assert!(browser.text("/?show=all").await.contains("taken back"));
 
     let again = browser
         .post(&format!("/approvals/{id}/approve"), &fields)

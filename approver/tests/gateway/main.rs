@@ -27,6 +27,7 @@ mod people_table;
 mod postgres;
 mod python;
 mod replicas;
+mod revoked;
 mod schemathesis;
 mod slack;
 mod slack_app;

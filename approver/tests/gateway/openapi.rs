@@ -175,6 +175,22 @@ async fn real_answers_are_as_they_say() {
         bob.get(&format!("/v1/approvals/{id}")).await,
     )
     .await;
+    let revoke = format!("{one}/revoke");
+    for (who, body) in [
+        (&bob, json!({})),
+        (&bob, json!({"reason": "the wrong bucket"})),
+        (&bob, json!({"reason": "again"})),
+    ] {
+        let answer = who.post(id, "revoke", &body).await;
+        seen.add("people", "post", &revoke, answer).await;
+    }
+    let answer = bob.get(&format!("/v1/approvals/{id}")).await;
+    let shown = seen.add("people", "get", one, answer).await;
+    assert_eq!(shown["revoked"]["reason"], "the wrong bucket");
+    for query in ["?since=0&wait=0", "?since=x"] {
+        let answer = host.poll_revocations(query).await;
+        seen.add("hosts", "get", "/v1/revocations", answer).await;
+    }
     let mut own = host.request();
     own.agent_reason = Some("I need it".to_owned());
     own.agent.owner = None;
@@ -196,6 +212,10 @@ async fn real_answers_are_as_they_say() {
         bob.get(&format!("/v1/approvals/{}", own.request_id)).await,
     )
     .await;
+    let denied = bob
+        .post(own.request_id, "revoke", &json!({"reason": "no"}))
+        .await;
+    seen.add("people", "post", &revoke, denied).await;
     let gone = host.ask().await.request_id;
     seen.add("hosts", "delete", of_host, host.withdraw(gone).await)
         .await;

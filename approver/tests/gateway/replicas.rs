@@ -167,6 +167,7 @@ async fn two_gateways_share_a_database() {
     let mut host = a.enrol().await;
 
     asked_here_answered_there(&host, &a, &b, &bob).await;
+    taken_back_there_heard_here(&host, &a, &b, &bob).await;
     two_clicks_at_once(&mut host, &a, &b, (&bob, &dan)).await;
     two_votes_at_once(&host, &a, &b, (&bob, &dan)).await;
     strangers_stay_out(&server, &a);
@@ -217,6 +218,43 @@ async fn asked_here_answered_there(host: &Host, a: &Replica, b: &Replica, bob: &
         (1, 1)
     );
     assert_eq!(b.ledger("outcome", &id), 0);
+}
+
+/// A host waits at one gateway for what is taken back, a person takes it back at the other.
+async fn taken_back_there_heard_here(host: &Host, a: &Replica, b: &Replica, bob: &str) {
+    let id = host.ask().await.request_id;
+    let (here, there) = (a.person(bob), b.person(bob));
+    assert_eq!(here.approve(id, "10m").await.status(), StatusCode::OK);
+    let click = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let clicked = Instant::now();
+        let reason = json!({"reason": "the wrong bucket"});
+        let answer = there.post(id, "revoke", &reason).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        clicked
+    };
+    let wait = async {
+        let list = host.revocations(0, 30).await;
+        (list, Instant::now())
+    };
+    let (clicked, (list, told)) = tokio::join!(click, wait);
+    let took = told.duration_since(clicked);
+    println!("from taking back at B to the host at A: {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}: nobody woke it");
+    assert_eq!((list.entries.len(), list.latest), (1, 1));
+    assert_eq!(list.entries[0].request_id, id);
+    // A second time, at the other gateway: what was said first.
+    let again = here.post(id, "revoke", &json!({"reason": "me too"})).await;
+    let again: serde_json::Value = again.json().await.unwrap();
+    assert_eq!(again["reason"], "the wrong bucket");
+    assert_eq!(host.revocations(0, 0).await.latest, 1);
+    let id = id.to_string();
+    assert_eq!((a.ledger("revoke", &id), b.ledger("revoke", &id)), (0, 1));
+    // Whoever records that has what was approved.
+    assert_eq!(
+        (a.ledger("decision", &id), b.ledger("decision", &id)),
+        (1, 1)
+    );
 }
 
 /// One person approves at one gateway while another denies at the other: one of them decides.

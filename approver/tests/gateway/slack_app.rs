@@ -210,6 +210,15 @@ async fn from_the_message_to_the_kernel() {
     let last = slack.call("chat.update", 2).await;
     assert!(last.to_string().contains("the call went on"), "{last}");
 
+    let body = json!({"reason": "the wrong bucket"});
+    assert!(bob.post(id, "revoke", &body).await.status().is_success());
+    let back = slack.call("chat.update", 3).await.to_string();
+    assert!(
+        back.contains("Taken back by bob@example.com: “the wrong bucket”")
+            && back.contains("Approved once by bob@example.com"),
+        "{back}"
+    );
+
     // A late click on what was replaced.
     let late = slack.click_with(&ts, "details", "U1", json!({"change": {
         "/actions/0/action_id": "syshold_approve", "/actions/0/value": "AAAAAAAAAAAAAAAAAAAAAA",

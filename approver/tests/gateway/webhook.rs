@@ -72,6 +72,9 @@ async fn requests_decisions_and_outcomes_are_signed() {
     outcome.decision_id = Some(decision.decision_id);
     program.host.post_outcome(&outcome).await;
     hook.wait_for(5).await;
+    let body = json!({"reason": "the wrong bucket"});
+    assert!(people.post(id, "revoke", &body).await.status().is_success());
+    hook.wait_for(6).await;
     let got = verified(&hook, &secret());
     let types: Vec<_> = got
         .iter()
@@ -84,7 +87,8 @@ async fn requests_decisions_and_outcomes_are_signed() {
             "approval.requested",
             "approval.requested",
             "approval.decided",
-            "approval.outcome"
+            "approval.outcome",
+            "approval.revoked"
         ]
     );
     let ids: Vec<_> = hook
@@ -98,7 +102,7 @@ async fn requests_decisions_and_outcomes_are_signed() {
         ids[0] == ids[1] && ids[1] == ids[2],
         "the same at every try: {ids:?}"
     );
-    assert!(ids[2] != ids[3] && ids[3] != ids[4]);
+    assert!(ids[2] != ids[3] && ids[3] != ids[4] && ids[4] != ids[5]);
     assert_eq!(
         (&got[0]["data"]["id"], &got[0]["data"]["host"]),
         (&json!(id), &"web-1".into())
@@ -108,6 +112,12 @@ async fn requests_decisions_and_outcomes_are_signed() {
     let opened = dsse::open::<Decision>(envelope.as_bytes(), &program.host.gateway).unwrap();
     assert_eq!(opened.value, decision);
     assert_eq!(got[4]["data"]["outcome"]["result"], "resumed");
+    assert_eq!(got[4]["data"]["revoked"], json!(null));
+    let revoked = &got[5]["data"]["revoked"];
+    assert_eq!(
+        (&revoked["subject"], &revoked["reason"]),
+        (&json!("bob@example.com"), &json!("the wrong bucket"))
+    );
     assert!(
         verified(&hook, &format!("whsec_{}", BASE64.encode([8; 32]))).is_empty(),
         "another secret"

@@ -1,10 +1,11 @@
 //! What people decided, as the gateway signed it: every such leaf carries the signed answer, by a key
-//! that a `start` leaf names as pinned, to this very request, and saying what the leaf says.
+//! that a `start` leaf names as pinned, to this very request, and saying what the leaf says. So does a
+//! leaf about an approval that was taken back, with the signed list that says so.
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use syshold_protocol::dsse::{self, Payload};
-use syshold_protocol::{Decision, PinnedKeys, PublicKey};
+use syshold_protocol::{Decision, PinnedKeys, PublicKey, Revocations};
 
 use crate::chain::{Code, Finding};
 use crate::leaf::commit::MARK;
@@ -30,6 +31,27 @@ struct Person {
 impl Payload for Answer {
     const TYPE: &'static str = Decision::TYPE;
 }
+
+/// What is compared of a list of revocations.
+#[derive(Serialize, Deserialize)]
+struct TakenBack {
+    host_id: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    decision_id: String,
+    request_id: String,
+    by: Person,
+}
+
+impl Payload for TakenBack {
+    const TYPE: &'static str = Revocations::TYPE;
+}
+
+/// What was expected, and what was found.
+type Mismatch = (String, String);
 
 /// Whose answers count.
 struct Gateway {
@@ -79,6 +101,7 @@ impl<'c> Answers<'c> {
             self.gateway = Gateway::of(&leaf["gateway"]);
         }
         let human = leaf["decision"]["by"] == "human";
+        let revoked = kind == "revoke" && leaf["revoke"]["cause"] == "revoked";
         let bad =
             |expected: String, found: String| Finding::new(Code::ApproverSig, idx, expected, found);
         let Some(envelope) = self.envelope(idx, &leaf[PLACE])? else {
@@ -86,7 +109,7 @@ impl<'c> Answers<'c> {
         };
         match (envelope, &self.gateway) {
             (None, None) => {}
-            (None, Some(_)) if human || kind == "grant" => {
+            (None, Some(_)) if human || revoked || kind == "grant" => {
                 out.push(bad("the signed answer".to_owned(), "none".to_owned()));
             }
             (None, Some(_)) => {}
@@ -95,7 +118,12 @@ impl<'c> Answers<'c> {
                 "an answer, and none".to_owned(),
             )),
             (Some(envelope), Some(gateway)) => {
-                if let Err((expected, found)) = self.judge(gateway, &envelope, leaf, human) {
+                let judged = if revoked {
+                    self.judge_revoked(gateway, &envelope, leaf)
+                } else {
+                    self.judge(gateway, &envelope, leaf, human)
+                };
+                if let Err((expected, found)) = judged {
                     out.push(bad(expected, found));
                 }
             }
@@ -124,39 +152,15 @@ impl<'c> Answers<'c> {
         envelope: &str,
         leaf: &Value,
         human: bool,
-    ) -> Result<(), (String, String)> {
-        let counts = |key: &&PublicKey| self.trusted.is_empty() || self.trusted.contains(key);
-        let keys = PinnedKeys::new(gateway.keys.iter().filter(counts).copied().collect());
-        let answer = dsse::open::<Answer>(envelope.as_bytes(), &keys)
-            .map_err(|error| {
-                let names: Vec<_> = keys.as_slice().iter().map(ToString::to_string).collect();
-                (
-                    format!("an answer signed by {}", names.join(" or ")),
-                    error.to_string(),
-                )
-            })?
-            .value;
+    ) -> Result<(), Mismatch> {
+        let answer: Answer = self.open(gateway, envelope)?;
         let text = |pointer: &str| leaf.pointer(pointer).and_then(Value::as_str);
         let id = text("/decision/id").or(text("/decision_id"));
-        let same = |what: &str, expected: Option<&str>, found: &str| {
-            if expected == Some(found) {
-                Ok(())
-            } else {
-                let expected = expected.unwrap_or("one that the leaf names");
-                Err((
-                    format!("an answer with the {what} {expected}"),
-                    found.to_owned(),
-                ))
-            }
-        };
         same("request", text("/request"), &answer.request_id)?;
         same("host", Some(&gateway.host_id), &answer.host_id)?;
         same("id", id, &answer.decision_id)?;
-        let people = |list: Vec<&str>| list.join(", ");
-        let listed = leaf["approvers"].as_array().into_iter().flatten();
-        let listed = people(listed.filter_map(|one| one["subject"].as_str()).collect());
-        let signed = people(answer.approvers.iter().map(|one| &*one.subject).collect());
-        same("people", Some(&listed), &signed)?;
+        let signed: Vec<_> = answer.approvers.iter().map(|one| &*one.subject).collect();
+        same("people", Some(&people_of(leaf)), &signed.join(", "))?;
         let approved = matches!(&*answer.verdict, "approve" | "approve_modified");
         let allowed = leaf["kind"] == "grant" || leaf["decision"]["verdict"] == "allow";
         if (human || leaf["kind"] == "grant") && approved != allowed {
@@ -165,4 +169,56 @@ impl<'c> Answers<'c> {
         }
         Ok(())
     }
+
+    /// As [`Self::judge`], of an approval that was taken back.
+    fn judge_revoked(
+        &self,
+        gateway: &Gateway,
+        envelope: &str,
+        leaf: &Value,
+    ) -> Result<(), Mismatch> {
+        let list: TakenBack = self.open(gateway, envelope)?;
+        same("host", Some(&gateway.host_id), &list.host_id)?;
+        let id = leaf["decision_id"].as_str();
+        let listed = |entry: &&Entry| Some(&*entry.decision_id) == id;
+        let Some(entry) = list.entries.iter().find(listed) else {
+            let id = id.unwrap_or("the leaf's approval");
+            return Err((format!("a list that takes back {id}"), "none".to_owned()));
+        };
+        same("request", leaf["request"].as_str(), &entry.request_id)?;
+        same("people", Some(&people_of(leaf)), &entry.by.subject)
+    }
+
+    /// What a key that counts has signed.
+    fn open<T: Payload>(&self, gateway: &Gateway, envelope: &str) -> Result<T, Mismatch> {
+        let counts = |key: &&PublicKey| self.trusted.is_empty() || self.trusted.contains(key);
+        let keys = PinnedKeys::new(gateway.keys.iter().filter(counts).copied().collect());
+        match dsse::open::<T>(envelope.as_bytes(), &keys) {
+            Ok(opened) => Ok(opened.value),
+            Err(error) => {
+                let names: Vec<_> = keys.as_slice().iter().map(ToString::to_string).collect();
+                Err((
+                    format!("an answer signed by {}", names.join(" or ")),
+                    error.to_string(),
+                ))
+            }
+        }
+    }
+}
+
+fn same(what: &str, expected: Option<&str>, found: &str) -> Result<(), Mismatch> {
+    if expected == Some(found) {
+        return Ok(());
+    }
+    let expected = expected.unwrap_or("one that the leaf names");
+    Err((
+        format!("an answer with the {what} {expected}"),
+        found.to_owned(),
+    ))
+}
+
+fn people_of(leaf: &Value) -> String {
+    let listed = leaf["approvers"].as_array().into_iter().flatten();
+    let listed: Vec<_> = listed.filter_map(|one| one["subject"].as_str()).collect();
+    listed.join(", ")
 }

@@ -25,6 +25,7 @@ class Liar:
 
     def __init__(self, lies):
         self.lies, self.asked, self.answers = lies, {}, {}
+        self.over, self.polled = threading.Event(), False
         liar = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -33,6 +34,12 @@ class Liar:
             def do_GET(self):
                 if self.path.endswith("/health"):
                     return self.say(204)
+                if self.path.startswith("/v1/revocations?"):
+                    # What is said to be taken back is no list; the second time that takes a while.
+                    if liar.polled:
+                        liar.over.wait(25)
+                    liar.polled = True
+                    return self.say(200, body=b"{}")
                 name = self.path.split("/")[3]
                 if name not in liar.answers:
                     request, signed = liar.asked[name]
@@ -89,6 +96,7 @@ class Liar:
         syshold.at_end(self.stop)
 
     def stop(self):
+        self.over.set()
         self._http.shutdown()
         self._http.server_close()
 

@@ -11,6 +11,7 @@ use syshold_protocol::break_glass;
 use syshold_protocol::decision::Lifespan;
 use syshold_protocol::ids::{HostId, RequestId, UnixMs};
 use syshold_protocol::request::{self as protocol, OutcomeResult};
+use syshold_protocol::revocation::Revocation;
 
 use super::super::Fact;
 use super::super::words::hook_name;
@@ -220,21 +221,45 @@ pub(in crate::driver) fn revoke_leaves<'a>(
     grants: impl Iterator<Item = GrantView<'a>>,
     cause: &str,
 ) -> Vec<Draft> {
-    let grants: Vec<_> = grants
-        .map(|grant| {
-            json!({
-                "decision_id": grant.decision,
-                "request": grant.request,
-                "rule": grant.rule,
-                "uses_left": grant.uses_left,
-            })
-        })
-        .collect();
+    let grants: Vec<_> = grants.map(|grant| revoked_grant(&grant)).collect();
     let leaf = |some: &[Value]| {
         let said = json!({"cause": cause, "count": some.len(), "grants": some});
         Draft::new(Kind::Revoke).field("revoke", &said)
     };
     grants.chunks(MOST_REVOKED).map(leaf).collect()
+}
+
+/// An approval that people took back: by whom and why, which grant of it ends, and the gateway's
+/// signed list, byte for byte.
+pub(in crate::driver) fn revoked_leaf<'a>(
+    entry: &Revocation,
+    grants: impl Iterator<Item = &'a GrantView<'a>>,
+    envelope: &[u8],
+) -> Draft {
+    // One decision makes one grant at most.
+    let grants: Vec<_> = grants.take(MOST_REVOKED).map(revoked_grant).collect();
+    let said = json!({
+        "cause": "revoked",
+        "count": grants.len(),
+        "grants": grants,
+        "n": entry.n,
+        "at": entry.by.at.to_string(),
+    });
+    Draft::new(Kind::Revoke)
+        .request(entry.request_id.0)
+        .field("decision_id", &entry.decision_id.to_string())
+        .approvers(&approvers_of(std::slice::from_ref(&entry.by)))
+        .field("revoke", &said)
+        .field("envelope", &String::from_utf8_lossy(envelope))
+}
+
+fn revoked_grant(grant: &GrantView<'_>) -> Value {
+    json!({
+        "decision_id": grant.decision,
+        "request": grant.request,
+        "rule": grant.rule,
+        "uses_left": grant.uses_left,
+    })
 }
 
 /// The signed decision, byte for byte: it was accepted, so it is UTF-8. Where people signed

@@ -18,8 +18,10 @@ struct Question {
     waiting: u32,
     asked: bool,
     unreachable: bool,
-    approvals: Vec<(Granted, Now)>,
+    approvals: Vec<(Granted, Now, DecisionId)>,
     denied: bool,
+    /// What is approved from now on was taken back before.
+    void: bool,
     /// Processes that ended since it was asked.
     ended: Vec<Process>,
     policy_over: bool,
@@ -38,6 +40,9 @@ pub(super) struct Watch {
     /// Sockets released on an approval of a single use, and until when.
     sockets: Vec<(Hold, RequestId, Now)>,
     orders: Vec<Order>,
+    /// Every answer, with its request.
+    answers: Vec<(DecisionId, RequestId)>,
+    revoked: HashSet<DecisionId>,
     next: u64,
 }
 
@@ -58,6 +63,8 @@ impl Watch {
             order: (Vec::new(), Vec::new()),
             sockets: Vec::new(),
             orders: Vec::new(),
+            answers: Vec::new(),
+            revoked: HashSet::new(),
             next: 0,
         }
     }
@@ -130,8 +137,15 @@ impl Watch {
                     .into_iter()
                     .collect(),
                 ends: self.now + Duration::from_millis(ends),
-                approval: approval(),
+                approval: approval(Uuid::nil()),
             }),
+            Op::Revoked(at, other) => {
+                let given = self.answers.get(at.index(self.answers.len() + 1)).copied();
+                let none = (DecisionId(Uuid::max()), self.request(at));
+                let (decision, request) = given.unwrap_or(none);
+                let request = other.map_or(request, |other| self.request(other));
+                Input::Revoked { decision, request }
+            }
             Op::OrdersOver => Input::OrdersOver,
             Op::PolicyChanged => Input::PolicyChanged,
             Op::Wait(millis) => {
@@ -151,9 +165,11 @@ impl Watch {
         known.get(id).copied().unwrap_or(RequestId(Uuid::max()))
     }
 
-    fn answer(&self, at: Index, says: Says) -> Input {
+    fn answer(&mut self, at: Index, says: Says) -> Input {
         let request = self.request(at);
-        let approval = approval();
+        let decision = Uuid::from_u128(self.answers.len() as u128 + 1);
+        self.answers.push((DecisionId(decision), request));
+        let approval = approval(decision);
         Input::Answered {
             request,
             answer: Answer { says, approval },
@@ -205,7 +221,11 @@ impl Watch {
             Input::Answered { request, answer } => {
                 let now = self.now;
                 self.question(*request, |question| match answer.says {
-                    Says::Approve(granted) => question.approvals.push((granted, now)),
+                    Says::Approve(_) if question.void => {}
+                    Says::Approve(granted) => {
+                        let decision = answer.approval.decision_id;
+                        question.approvals.push((granted, now, decision));
+                    }
                     Says::Deny(_) => question.denied = true,
                 });
             }
@@ -217,6 +237,10 @@ impl Watch {
             }
             Input::Ordered(order) => self.orders.push(order.clone()),
             Input::OrdersOver => self.orders.clear(),
+            Input::Revoked { decision, request } => {
+                self.revoked.insert(*decision);
+                self.question(*request, |question| question.void = true);
+            }
             Input::PolicyChanged => {
                 self.orders.clear();
                 self.policy += 1;
@@ -291,6 +315,7 @@ impl Watch {
             unreachable: false,
             approvals: Vec::new(),
             denied: false,
+            void: false,
             ended: Vec::new(),
             policy_over: seen.policy != self.policy,
             used: 0,
@@ -301,7 +326,14 @@ impl Watch {
 
     fn check_record(&mut self, id: HoldId, decision: Decision) {
         let seen = &self.seen[&id];
-        assert!(seen.decision.is_none(), "decided twice");
+        match &seen.decision {
+            None => assert_ne!(decision.cause, Cause::Revoked, "nothing was approved"),
+            Some(before) => {
+                assert!(self.is_revoked(before), "decided twice");
+                let denied = (decision.verdict, decision.cause);
+                assert_eq!(denied, (Verdict::Deny, Cause::Revoked));
+            }
+        }
         assert!(!self.released.contains(&id), "decided after its release");
         if decision.verdict == Verdict::Allow {
             self.check_allow(id, &decision);
@@ -332,6 +364,10 @@ impl Watch {
 
     /// Allowed only by the policy, by people, by what they granted, or by an explicit fallback.
     fn check_allow(&mut self, id: HoldId, decision: &Decision) {
+        assert!(
+            !self.is_revoked(decision),
+            "allowed though it was taken back"
+        );
         let seen = &self.seen[&id];
         let terms = match (&seen.judgement, decision.by) {
             (Judgement::Allow(_), By::Policy) => return,
@@ -357,6 +393,13 @@ impl Watch {
         }
     }
 
+    /// Whether people gave it and took it back.
+    fn is_revoked(&self, decision: &Decision) -> bool {
+        let approval = decision.approval.as_ref();
+        decision.by != By::BreakGlass
+            && approval.is_some_and(|approval| self.revoked.contains(&approval.decision_id))
+    }
+
     fn check_order(&self, id: HoldId) {
         let seen = &self.seen[&id];
         let Judgement::Ask(reason, _) = &seen.judgement else {
@@ -376,7 +419,7 @@ impl Watch {
         let shown = &question.shown;
         assert!(question.asked, "answered before the request was recorded");
         assert!(self.same(shown, seen), "another act than the approved one");
-        let covers = |&(granted, answered): &(Granted, Now)| {
+        let covers = |&(granted, answered, decision): &(Granted, Now, DecisionId)| {
             let hold = &seen.hold;
             // An answer that overtook the request leaf takes effect with it.
             let live = now < granted.ends;
@@ -402,7 +445,8 @@ impl Watch {
                 && question.expired
                 && now.since(answered) < Duration::from_millis(LATE);
             let current = waited || !question.policy_over;
-            live && used && current && (subject || late)
+            let stands = !self.revoked.contains(&decision);
+            live && used && current && stands && (subject || late)
         };
         assert!(
             question.approvals.iter().any(covers),
@@ -461,6 +505,9 @@ impl Watch {
         } else {
             Verdict::Deny
         };
+        if self.is_revoked(decision) {
+            assert_eq!(verdict, Verdict::Deny, "released though it was taken back");
+        }
         assert_eq!(
             verdict, right,
             "released as something else than was recorded"
@@ -489,6 +536,11 @@ impl Watch {
         let held: Vec<HoldId> = self.gate.holds().map(|hold| hold.hold.id).collect();
         for id in held {
             self.step(Input::Recorded { hold: id });
+            if !self.released.contains(&id) {
+                let cause = self.seen[&id].decision.as_ref().unwrap().cause;
+                assert_eq!(cause, Cause::Revoked, "one more leaf without need");
+                self.step(Input::Recorded { hold: id });
+            }
             assert!(self.released.contains(&id), "recorded, not released");
         }
         let counts = self.gate.counts();
@@ -503,9 +555,9 @@ impl Watch {
     }
 }
 
-fn approval() -> Arc<Approval> {
+fn approval(decision: Uuid) -> Arc<Approval> {
     Arc::new(Approval {
-        decision_id: DecisionId(Uuid::nil()),
+        decision_id: DecisionId(decision),
         approvers: Vec::new(),
         envelope: Vec::new(),
         request: None,

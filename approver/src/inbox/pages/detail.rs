@@ -5,7 +5,7 @@ use syshold_protocol::{
     display,
 };
 
-use super::{Notice, ago, clock, countdown, say, sentence, shell, state_word};
+use super::{Notice, ago, clock, countdown, say, sentence, shell, standing_word};
 use crate::people_api::Approval;
 use crate::render;
 use crate::store::history::Past;
@@ -61,12 +61,13 @@ pub(crate) fn detail(shown: &Shown<'_>) -> Markup {
             div.object.mono { (render::object(shown.object)) }
             @if let Some(why) = fact(approval, "Why it is held") { p { (why) } }
             (glance(approval))
-            div #standing data-part data-news=(state_word(approval.state)) { (standing(approval, now)) }
+            div #standing data-part data-news=(standing_word(approval.state, approval.revoked.is_some())) { (standing(approval, now)) }
             @if let (RequestPhase::Waiting | RequestPhase::Late, Some(why)) = (approval.state, &approval.why_not) {
                 div.banner.warn { strong { "You cannot approve this" } (sentence(why)) }
             }
             div #act data-part {
                 @if approval.may_approve || approval.may_deny { (forms(shown.csrf, approval)) }
+                @if approval.may_revoke { (revoke_form(shown.csrf, approval)) }
             }
             h2 { "Facts, from the kernel and the policy" }
             dl.facts.card {
@@ -129,7 +130,7 @@ fn before(before: &[Past], agent: &str, now: UnixMs) -> Markup {
             ul.before.card {
                 @for past in before {
                     li {
-                        span.chip.(word(past.phase)) { (state_word(past.phase)) }
+                        span.chip.(word(past.phase)) { (standing_word(past.phase, past.revoked)) }
                         " "
                         a href={ "/approvals/" (past.id) } { (past.title) }
                         " "
@@ -167,6 +168,13 @@ fn standing(approval: &Approval, now: UnixMs) -> Markup {
             }
         },
         RequestPhase::Approved => html! {
+            @if let Some(revoked) = &approval.revoked {
+                div.banner.warn {
+                    strong { "Taken back" }
+                    "by " b { (display::escape(revoked.by.as_str())) } " " (ago(now.since(revoked.at))) " ago: “"
+                    (display::escape(&revoked.reason)) "”. What the approval had let through stays done; the same is asked again."
+                }
+            }
             div.banner.good {
                 strong { "Approved " (granted(approval)) }
                 "by " (who(approvers)) ". " (applied(approval))
@@ -280,6 +288,24 @@ fn forms(csrf: &str, approval: &Approval) -> Markup {
                         div.buttons { button.no type="submit" { "Deny" } }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// It only takes away: no digest of what was shown is needed.
+fn revoke_form(csrf: &str, approval: &Approval) -> Markup {
+    html! {
+        details.deny {
+            summary { "Take back …" }
+            form.card method="post" action={ "/approvals/" (approval.id) "/revoke" } {
+                input type="hidden" name="csrf" value=(csrf);
+                p.small { "What the approval has let through stays done. What is left of it ends on the host at once, and the same is asked again." }
+                div {
+                    label for="back" { "Reason (kept in the ledger)" }
+                    input #back type="text" name="reason" required maxlength="500" autocomplete="off";
+                }
+                div.buttons { button.no type="submit" { "Take back" } }
             }
         }
     }

@@ -2,7 +2,7 @@
 use maud::{Markup, PreEscaped, html};
 use syshold_protocol::{Assurance, RequestPhase, UnixMs, display};
 
-use super::{MARK, ago, countdown, say, sentence, shell, state_word};
+use super::{MARK, ago, countdown, say, sentence, shell, standing_word};
 use crate::people_api::Approval;
 use crate::render;
 use crate::store::people::Account;
@@ -122,7 +122,7 @@ fn row(approval: &Approval, now: UnixMs) -> Markup {
                 @if approval.state == RequestPhase::Waiting {
                     span { (countdown(approval.expires_at, now)) " left" }
                 } @else {
-                    span.chip.(word(approval.state)) { (state_word(approval.state)) }
+                    span.chip.(word(approval.state)) { (standing_word(approval.state, approval.revoked.is_some())) }
                     span { (ago(now.since(approval.created_at))) " ago" }
                 }
                 @if approval.need > 1 { span { (approval.have) " of " (approval.need) " approvals" } }

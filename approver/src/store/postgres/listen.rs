@@ -3,7 +3,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use syshold_protocol::RequestId;
+use syshold_protocol::{HostId, RequestId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client};
@@ -14,11 +14,24 @@ use super::connect::Target;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Something changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Of(RequestId),
+    /// Approvals of that host were taken back.
+    Revoked(HostId),
     /// Something else, or we did not listen for a while.
     Any,
+}
+
+impl Change {
+    fn read(said: &str) -> Self {
+        let revoked = said.strip_prefix("revoked ").map(str::parse);
+        match revoked {
+            Some(Ok(host)) => Self::Revoked(host),
+            Some(Err(_)) => Self::Any,
+            None => said.parse().map_or(Self::Any, Self::Of),
+        }
+    }
 }
 
 /// Tells of changes, from when it is first asked.
@@ -78,8 +91,7 @@ impl Changes {
         let connection = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notification(said) = message {
-                    let change = said.payload().parse().map_or(Change::Any, Change::Of);
-                    if tell.send(change).await.is_err() {
+                    if tell.send(Change::read(said.payload())).await.is_err() {
                         return;
                     }
                 }

@@ -30,7 +30,10 @@ pub use self::listen::{Change, Changes};
 use self::values::{Param, row};
 
 /// Append only, as in SQLite.
-const MIGRATIONS: [&str; 1] = [include_str!("../postgres.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../postgres.sql"),
+    include_str!("../postgres_revocations.sql"),
+];
 /// Whose turn it is to write; "syshold" and one.
 const TURN: i64 = 0x73_79_73_68_6f_6c_64_01;
 /// Longer than the server allows any statement or any wait for the turn.

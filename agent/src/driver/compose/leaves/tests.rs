@@ -76,6 +76,76 @@ fn every_grant_that_is_revoked_is_named_however_many_there_are() {
     assert_eq!(revoked[0]["revoke"]["cause"], "policy_changed");
 }
 
+#[test]
+fn an_approval_that_was_taken_back_is_named_with_who_and_why_and_proves_itself() {
+    use syshold_protocol::{Assurance, Channel, Revocations};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.db");
+    let key = SigningKey::generate();
+    let entry = Revocation {
+        n: 4,
+        decision_id: DecisionId(Uuid::from_u128(1)),
+        request_id: RequestId(Uuid::from_u128(2)),
+        by: Approver {
+            subject: "bob@example.com".parse().unwrap(),
+            channel: Channel::Web,
+            team_id: None,
+            user_id: None,
+            assurance: Assurance::Session,
+            at: UnixMs::new(1_700_000_000_000),
+            reason: Some("the wrong bucket".to_owned()),
+            standing: None,
+            proof: None,
+        },
+    };
+    let list = Revocations {
+        v: VERSION,
+        host_id: "host-1".parse().unwrap(),
+        since: 3,
+        entries: vec![entry.clone()],
+        latest: 4,
+        issued_at: entry.by.at,
+    };
+    let envelope = dsse::seal(&list, &key).unwrap().envelope;
+    let place =
+        crate::gate::Place::Address(crate::request::Transport::Tcp, ([192, 0, 2, 1], 443).into());
+    let grant = GrantView {
+        subject: crate::gate::Subject::Agent(crate::request::AgentId(0)),
+        rule: "egress",
+        object: &place,
+        request: Some(entry.request_id),
+        decision: entry.decision_id,
+        uses_left: None,
+        ends: Now(0),
+    };
+    let gateway = json!({"host_id": "host-1", "keys": [key.public()]});
+    // The leaf of an approval that was used up names no grant.
+    for grants in [&[grant][..], &[]] {
+        let ledger = Ledger::open(&path, "web-1".parse().unwrap()).unwrap();
+        for leaf in [
+            Draft::new(Kind::Start).field("gateway", &gateway),
+            revoked_leaf(&entry, grants.iter(), &envelope),
+        ] {
+            ledger.append(leaf).wait().unwrap();
+        }
+        drop(ledger);
+        let proof = syshold_ledger::verify(&path, |_, _| ()).unwrap();
+        assert_eq!(proof.errors, [], "nothing speaks against it");
+        let leaf = Reader::open(&path).unwrap().tail(1).unwrap().remove(0);
+        let record = syshold_ledger::record::Record::of(&leaf);
+        assert_eq!(record.who(), "bob@example.com");
+        assert_eq!(record.detail, format!("{} grants: revoked", grants.len()));
+        let leaf = leaf.value();
+        assert_eq!(
+            leaf["revoke"]["grants"].as_array().unwrap().len(),
+            grants.len()
+        );
+        assert_eq!(leaf["request"], entry.request_id.to_string());
+        assert_eq!(leaf["decision_id"], entry.decision_id.to_string());
+        assert_eq!(leaf["approvers"][0]["comment"], "the wrong bucket");
+    }
+}
+
 fn connect(agent: &str) -> Fact {
     Fact {
         tid: 7,
