@@ -424,6 +424,10 @@ async fn a_ledger_that_is_damaged_or_was_changed_is_said_once_and_not_tried_agai
             ledger.append(Draft::new(Kind::Review)).await.unwrap();
         }
         drop(ledger);
+        // What another test starts meanwhile has our descriptors until it is another program.
+        let lock = std::fs::File::open(db.with_extension("lock")).unwrap();
+        lock.lock().unwrap();
+        drop(lock);
         std::fs::write(&config, format!("[host]\nledger = {db:?}\n")).unwrap();
         harm(&db);
         let mut command = Command::new(env!("CARGO_BIN_EXE_sysholdd"));

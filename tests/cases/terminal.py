@@ -96,37 +96,40 @@ def interrupt(terminal):
     return said, time.monotonic() - start
 
 
-def interrupted(terminal, person, what, free):
-    """Ctrl-C on what is held gives the prompt back within half a second more than on what merely sleeps."""
-    setting.parked()
-    (approval,) = syshold.asked(person, seconds=20)
-    said, took = interrupt(terminal)
-    syshold.note(f"Ctrl-C on a held {what}: the prompt is back after {took * 1000:.0f} ms (asleep: {free * 1000:.0f} ms)")
-    assert took < free + 0.5, (took, free)
-    setting.over(person, approval)
-    return said
+def interrupted(terminal, person, what, held, asleep):
+    """Ctrl-C on what is held gives the prompt back within half a second more than on what merely sleeps.
+
+    At one of three tries: a machine with other work is late now and then, what Syshold costs is there each time.
+    """
+    tries = []
+    while len(tries) < 3:
+        terminal.type(asleep)
+        time.sleep(2)
+        free = interrupt(terminal)[1]
+        terminal.type(held)
+        setting.parked()
+        (approval,) = syshold.asked(person, seconds=20)
+        said, took = interrupt(terminal)
+        setting.over(person, approval)
+        tries.append((took, free))
+        syshold.note(f"Ctrl-C on a held {what}: the prompt is back after {took * 1000:.0f} ms (asleep: {free * 1000:.0f} ms)")
+        if took < free + 0.5:
+            return said
+    raise AssertionError(tries)
 
 
+@syshold.limit(90)
 def test_ctrl_c_gives_the_prompt_back():
     person = setting.start()
     path = setting.pii("terminal.csv", "from the file\n")
     terminal = Terminal()
-
-    def asleep(command):
-        terminal.type(command)
-        time.sleep(2)
-        return interrupt(terminal)[1]
-
-    free = asleep("sleep 60")
-    terminal.type(f"cat {path}")
-    interrupted(terminal, person, "cat", free)
+    interrupted(terminal, person, "cat", f"cat {path}", "sleep 60")
     assert terminal.run("echo status $?") == "status 130\n"
     script = "/tmp/interrupted.py"
     with open(script, "w") as file:
         file.write(f"open({str(path)!r}).read()\n")
-    free = asleep(f"{setting.PYTHON} -c 'import time; time.sleep(60)'")
-    terminal.type(f"{setting.PYTHON} {script}")
-    said = interrupted(terminal, person, "Python script", free)
+    asleep = f"{setting.PYTHON} -c 'import time; time.sleep(60)'"
+    said = interrupted(terminal, person, "Python script", f"{setting.PYTHON} {script}", asleep)
     assert "KeyboardInterrupt" in said, said
     assert terminal.run("echo status $?") == "status 130\n"
     assert terminal.run("jobs") == ""
