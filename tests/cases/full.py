@@ -64,6 +64,7 @@ def looking_away():
         syshold.sh("systemctl kill --signal=CONT sysholdd")
 
 
+@syshold.anywhere
 def test_a_full_map_of_holds():
     person = syshold.start()
     port = 23_300
@@ -87,6 +88,7 @@ def test_a_full_map_of_holds():
     syshold.held()
 
 
+@syshold.anywhere
 def test_as_many_processes_as_can_be_governed():
     syshold.start()
     agent = Agent(23_301)
@@ -102,6 +104,7 @@ def test_as_many_processes_as_can_be_governed():
     assert agent.does("fork") == 0
 
 
+@syshold.anywhere
 def test_as_many_children_as_can_be_on_their_way():
     syshold.start()
     agent = Agent(23_302)

@@ -179,6 +179,7 @@ def test_an_agent_reads_why_it_was_denied_and_why_nobody_answered():
     assert "why-expired" in "\n".join(text) and expired["advice"] in "\n".join(text), text
 
 
+@syshold.anywhere
 @syshold.limit(90)
 def test_an_approval_that_is_taken_back_is_asked_about_again():
     person = syshold.start()

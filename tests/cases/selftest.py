@@ -78,6 +78,7 @@ def test_only_root_and_only_one_at_a_time():
     syshold.sh("syshold reload")
 
 
+@syshold.anywhere
 @syshold.limit(300)
 def test_a_hook_that_is_gone_is_told_by_all_three():
     syshold.start()

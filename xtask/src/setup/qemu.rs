@@ -17,8 +17,11 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.words[0]);
-        command.args(&self.words[1..]);
+        // A machine whose xtask was killed would run on for ever.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--"])
+            .args(&self.words);
         if self.words.len() > 1 {
             command.env(
                 "QEMU_MODULE_DIR",
