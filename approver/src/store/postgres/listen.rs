@@ -90,10 +90,10 @@ impl Changes {
         let (tell, heard) = mpsc::channel(1024);
         let connection = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-                if let AsyncMessage::Notification(said) = message {
-                    if tell.send(Change::read(said.payload())).await.is_err() {
-                        return;
-                    }
+                if let AsyncMessage::Notification(said) = message
+                    && tell.send(Change::read(said.payload())).await.is_err()
+                {
+                    return;
                 }
             }
         });
