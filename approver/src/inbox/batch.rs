@@ -9,10 +9,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
-use syshold_protocol::{Assurance, Channel, Digest, RequestId, RequestPhase, Scope};
+use syshold_protocol::{Assurance, Digest, RequestId, RequestPhase, Scope};
 
 use super::{MOST, Page, Session, Visitor, page, pages, unreadable};
-use crate::desk::{Desk, Voice};
+use crate::desk::Desk;
 use crate::host_api::now;
 use crate::http::Fault;
 use crate::judge::Answer;
@@ -127,14 +127,7 @@ async fn decide(
         } else {
             Answer::Deny
         };
-        let voice = Voice {
-            account: session.account.clone(),
-            channel: Channel::Web,
-            assurance: Assurance::Session,
-            reason: reason.clone(),
-            chat: None,
-            proof: None,
-        };
+        let voice = super::voice(&session, reason.clone(), None);
         // Only what was on that page: a batch is of one kind.
         let kind = (&approval.agent, &approval.rule);
         let result = if kind == (&picked.kind.0, &picked.kind.1) {

@@ -241,14 +241,7 @@ async fn revoke(
     let done = match clean_reason(&form.reason) {
         Ok(None) => Err(Fault::unacceptable("taking back needs a reason")),
         Ok(reason) => {
-            let voice = Voice {
-                account: session.account.clone(),
-                channel: Channel::Web,
-                assurance: Assurance::Session,
-                reason,
-                chat: None,
-                proof: None,
-            };
+            let voice = voice(&session, reason, None);
             desk.revoke(id, voice, now()).await.map_err(Fault::from)
         }
         Err(fault) => Err(fault),
@@ -256,6 +249,22 @@ async fn revoke(
     match done {
         Ok(_) => Ok(Redirect::to(&format!("/approvals/{id}")).into_response()),
         Err(fault) => detail(&desk, &session, id, Some(fault)).await,
+    }
+}
+
+/// What somebody says in the browser; with a passkey's proof, the passkey vouches for it.
+fn voice(session: &Session, reason: Option<String>, proof: Option<Proof>) -> Voice {
+    let assurance = match proof {
+        Some(_) => Assurance::Passkey,
+        None => Assurance::Session,
+    };
+    Voice {
+        account: session.account.clone(),
+        channel: Channel::Web,
+        assurance,
+        reason,
+        chat: None,
+        proof,
     }
 }
 
@@ -272,19 +281,7 @@ async fn answer_with(
     };
     let done = match reason {
         Ok(reason) => {
-            let account = session.account.clone();
-            let voice = Voice {
-                account,
-                channel: Channel::Web,
-                assurance: if proof.is_some() {
-                    Assurance::Passkey
-                } else {
-                    Assurance::Session
-                },
-                reason,
-                chat: None,
-                proof,
-            };
+            let voice = voice(&session, reason, proof);
             desk.answer(id, voice, answer, now())
                 .await
                 .map_err(Fault::from)
