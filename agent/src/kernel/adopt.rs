@@ -1,7 +1,7 @@
 //! What an earlier daemon attached goes on under a later one, when it is the very same: the verifier
 //! reads nothing twice, and holds wait for a restart no longer than they must.
 //!
-//! The record is a map of its own beside the others ([`abi::Loaded`]). It is believed only when the
+//! The record is a map of its own beside the others ([`Loaded`]). It is believed only when the
 //! object, the kernel's offsets and every pinned map are those that the programs were made of, and
 //! every pin is the link, with the program, that was recorded. Whatever differs, all is loaded anew.
 //! Whether it enforces is not believed at all: the canary proves it before the daemon says so.
