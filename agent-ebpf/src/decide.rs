@@ -473,11 +473,7 @@ unsafe fn begin(who: &Current, what: &What, taint: u64, display: Display, at: u6
 #[inline(always)]
 unsafe fn wait(pending: *mut Pending, at: u64) -> Answer {
     let fresh = (*pending).woke_ns == 0;
-    let how = if must_stop(pending, at) {
-        mode::STOP
-    } else {
-        mode::PARK
-    };
+    let how = way_to_wait(pending, at);
     (*pending).mode = how;
     if bpf_send_signal_thread(SIGSTOP) != 0 {
         return Answer::Deny;
@@ -508,7 +504,7 @@ unsafe fn wait(pending: *mut Pending, at: u64) -> Answer {
 /// A program that handles SIGCONT would run its handler at every restart; and with nobody to
 /// park it, a thread must not spin.
 #[inline(always)]
-unsafe fn must_stop(pending: *mut Pending, at: u64) -> bool {
+unsafe fn way_to_wait(pending: *mut Pending, at: u64) -> u32 {
     const SIG_IGN: u64 = 1;
     let task: Kernel = bpf_get_current_task_btf().cast_const().cast();
     let sighand: Kernel = load(task, offset!(task_sighand));
@@ -517,7 +513,13 @@ unsafe fn must_stop(pending: *mut Pending, at: u64) -> bool {
         (*pending).spin_ns = at;
     }
     (*pending).seen_ns = at;
-    handler > SIG_IGN || !daemon_live(at) || at - (*pending).spin_ns > SPIN_LIMIT_NS
+    if handler > SIG_IGN {
+        mode::STOP
+    } else if !daemon_live(at) || at - (*pending).spin_ns > SPIN_LIMIT_NS {
+        mode::UNPARKED
+    } else {
+        mode::PARK
+    }
 }
 
 #[inline(always)]

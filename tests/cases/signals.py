@@ -99,6 +99,53 @@ def test_a_sigcont_handler_runs_at_most_once_a_hold():
     setting.nobody_asked(person)
 
 
+# One thread reads the file when it is told to; the main thread has something else to do all the time.
+BUSY = """
+import sys, threading
+sys.stdin.readline()
+reader = threading.Thread(target=lambda: print(open(sys.argv[1]).read(), end="", flush=True))
+reader.start()
+while reader.is_alive(): reader.join(0.1)
+"""
+
+
+def test_a_daemon_that_is_late_stops_a_process_no_longer_than_it_is_late():
+    """Nobody parks the held thread in time, so all of its process is stopped: until the daemon is there again."""
+    person = setting.start()
+    child = syshold.governed(setting.PYTHON, "-c", BUSY, setting.pii("late.csv", "read\n"), stdin=subprocess.PIPE)
+    process = pathlib.Path(f"/proc/{child.pid}")
+
+    def main_thread():
+        """Is it stopped, and how often has it slept?"""
+        status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+        return status["State"].startswith("T"), int(status["voluntary_ctxt_switches"])
+
+    def stopped():
+        return main_thread()[0]
+
+    syshold.until("governed", lambda: b"python" in (process / "cmdline").read_bytes().partition(b"\0")[0])
+    syshold.sh("systemctl kill --signal=STOP sysholdd")
+    try:
+        print("now", file=child.stdin, flush=True)
+        syshold.until("all of it stopped", stopped, 5)
+    finally:
+        syshold.sh("systemctl kill --signal=CONT sysholdd")
+    took = seconds_until("it goes on", lambda: not stopped())
+    (hold,) = setting.parked()
+    assert hold["mode"] == "park", hold
+    assert hold["pid"] != hold["tid"], hold
+    begin = main_thread()[1]
+    time.sleep(1)
+    slept = main_thread()[1] - begin
+    assert slept >= 3, slept
+    (approval,) = syshold.asked(person, seconds=20)
+    assert not stopped()
+    syshold.approve(person, approval)
+    status, out, err = syshold.finish(child)
+    assert (status, out) == (0, "read\n"), (status, out, err)
+    syshold.note(f"goes on {took:.2f} s after the daemon; its main thread slept {slept} times in a second while another was held")
+
+
 # ---- the end ----
 
 

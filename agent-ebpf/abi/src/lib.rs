@@ -75,9 +75,11 @@ pub mod mode {
     pub const WRITING: u32 = 0;
     /// Restart loop until the daemon parks the thread in a frozen cgroup.
     pub const PARK: u32 = 1;
-    /// Group stop by SIGSTOP, ended by SIGCONT: the program handles SIGCONT itself, parking
-    /// was not possible, or the daemon is away.
+    /// Group stop by SIGSTOP, ended by SIGCONT with the verdict: the program handles SIGCONT itself.
     pub const STOP: u32 = 2;
+    /// Group stop because nobody parked the thread in time: the daemon is away, late, or cannot.
+    /// One that can parks it after all, and ends the stop.
+    pub const UNPARKED: u32 = 3;
 }
 
 /// What the daemon is doing, in [`Daemon::state`].
@@ -541,7 +543,7 @@ pub const SPIN_GAP_NS: u64 = 50_000_000;
 /// A thread whose object changes more often than this while it is held is denied: it would keep
 /// the daemon busy, and itself from an answer, for as long as it likes.
 pub const MAX_CHANGES: u32 = 64;
-/// Spinning longer than this without being parked turns into [`mode::STOP`].
+/// Spinning longer than this without being parked turns into [`mode::UNPARKED`].
 pub const SPIN_LIMIT_NS: u64 = 2_000_000_000;
 
 /// A wake-up through the ring buffer. The PENDING map is the truth; a lost event costs time only.

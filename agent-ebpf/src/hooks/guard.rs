@@ -211,7 +211,7 @@ unsafe fn waits(target: Kernel, tgid: u32) -> bool {
     let tid: u32 = load(target, offset!(task_pid));
     let stops = PENDING
         .get_ptr(&tid)
-        .is_some_and(|pending| (*pending).mode == mode::STOP);
+        .is_some_and(|pending| matches!((*pending).mode, mode::STOP | mode::UNPARKED));
     flags & SIGNAL_STOP_STOPPED == 0 || stops
 }
 

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use syshold_abi::hook;
+use syshold_abi::{Pending, hook, mode};
 use syshold_ledger::{Draft, Health};
 use syshold_protocol::accept::DenyCause;
 use syshold_protocol::ids::RequestId;
@@ -16,7 +16,7 @@ use crate::gate::{
     self, Action, Answer, Approval, Ask, AskFailure, Gone, Granted, Outcome, Says, Verdict,
 };
 use crate::kernel::continue_process;
-use crate::park::ParkError;
+use crate::park::{self, ParkError};
 use crate::request::{HoldId, Object};
 
 impl Driver {
@@ -57,10 +57,30 @@ impl Driver {
         };
         let (tid, tgid) = (fact.tid, fact.tgid);
         match self.parking.park(tgid, tid) {
-            Ok(_) => {}
+            Ok(park::Mode::Stop) => {}
+            Ok(park::Mode::Thread | park::Mode::Process) => self.end_stop(hold),
             Err(ParkError::Gone { .. }) => self.gone(hold, Gone::Died),
             // It spins on, and the kernel stops it after a while: held all the same.
             Err(error) => tracing::warn!(%error, tid, "a held thread could not be parked"),
+        }
+    }
+
+    /// Nobody parked it in time, so the kernel side stopped its whole process. Asleep by itself it
+    /// needs that no more.
+    fn end_stop(&mut self, hold: HoldId) {
+        let Some(fact) = self.facts.get_mut(&hold) else {
+            return;
+        };
+        let late = |pending: &Pending| pending.id == hold.0 && pending.mode == mode::UNPARKED;
+        let still = || matches!(self.kernel.held(fact.tid), Ok(Some(pending)) if late(&pending));
+        if fact.continued || !still() {
+            return;
+        }
+        match continue_process(fact.tgid, still) {
+            Ok(()) => fact.continued = true,
+            Err(error) => {
+                tracing::warn!(%error, pid = fact.tgid, "a stopped process could not be continued");
+            }
         }
     }
 
@@ -357,7 +377,7 @@ impl Driver {
             tracing::error!(%error, tid, "a released thread could not be woken; trying again");
         }
         let stopped = match self.kernel.held(tid) {
-            Ok(Some(pending)) => pending.id == id.0 && pending.mode == syshold_abi::mode::STOP,
+            Ok(Some(pending)) => pending.id == id.0 && stops(&pending),
             Ok(None) => false,
             Err(_) => true,
         };
@@ -404,4 +424,9 @@ impl Driver {
         self.followers
             .retain(|follower| follower.send(Reply::Over(over.clone())));
     }
+}
+
+/// Did the kernel side stop the whole process for it?
+pub(super) const fn stops(pending: &Pending) -> bool {
+    matches!(pending.mode, mode::STOP | mode::UNPARKED)
 }

@@ -157,6 +157,7 @@ impl Driver {
             request,
             leave: None,
             released: None,
+            continued: false,
         }
     }
 

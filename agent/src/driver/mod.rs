@@ -123,6 +123,8 @@ struct Fact {
     leave: Option<Leave>,
     /// Published, waiting for the kernel to apply it.
     released: Option<Verdict>,
+    /// The kernel side had stopped its whole process, for want of somebody who parks; it goes on.
+    continued: bool,
 }
 
 /// Who let something happen.

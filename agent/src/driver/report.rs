@@ -8,6 +8,7 @@ use nix::sys::utsname::uname;
 use syshold_ledger::Health;
 use syshold_protocol::ids::Subject;
 
+use super::act::stops;
 use super::{Driver, monotonic, upkeep};
 use crate::control::{self, Asked, Call, Peer, Refusal, Reply, State};
 use crate::gate::{HoldView, Now, Process};
@@ -385,7 +386,11 @@ impl Driver {
             object: hold.request.label(),
             rule: view.reason.rule.clone(),
             mode: match self.kernel.held(hold.tid) {
-                Ok(Some(pending)) if pending.mode == syshold_abi::mode::STOP => "stop",
+                Ok(Some(pending))
+                    if stops(&pending) && !fact.is_some_and(|fact| fact.continued) =>
+                {
+                    "stop"
+                }
                 _ => "park",
             }
             .to_owned(),

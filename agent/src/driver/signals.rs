@@ -111,6 +111,9 @@ impl Driver {
                     if let Err(error) = self.parking.wake(tgid, tid) {
                         tracing::warn!(%error, tid, "a held thread could not be let out");
                     }
+                    if let Some(fact) = self.facts.get_mut(&id) {
+                        fact.continued = false;
+                    }
                 }
                 Need::End => self.gate_step(gate::Input::Interrupt { hold: id }),
             }

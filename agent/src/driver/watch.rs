@@ -2,7 +2,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use syshold_abi::{Event, cause, hook};
+use syshold_abi::{Event, cause, hook, mode};
 use syshold_ledger::{Draft, Kind, leaf};
 use tokio::time::Instant;
 
@@ -100,7 +100,9 @@ impl Driver {
             there.insert(id);
             tids.insert(pending.tid);
             let known = self.facts.get(&id);
-            if all || known.is_none_or(|fact| fact.released.is_some()) {
+            let stopped = pending.mode == mode::UNPARKED;
+            if all || known.is_none_or(|fact| fact.released.is_some() || stopped && !fact.continued)
+            {
                 news.push(pending);
             }
         }

@@ -177,6 +177,7 @@ fn connect(agent: &str) -> Fact {
         looking: false,
         leave: None,
         released: None,
+        continued: false,
     }
 }
 
