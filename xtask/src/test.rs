@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     /// Machines get optimised programs: for long runs
     #[arg(long)]
     release: bool,
+    /// Emulated processors run at the same time: slower, and QEMU then loses a code change now and then
+    #[arg(long)]
+    parallel: bool,
     /// For the cases' environment, such as `STRESS_SECONDS=3600`; can be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
@@ -257,6 +260,7 @@ fn on_kernel(
     job.share = Some(workspace().join("tests"));
     job.out = Some(out.clone());
     job.limit = Duration::from_secs(arguments.limit);
+    job.parallel = arguments.parallel;
     let tally = Arc::new(Mutex::new(Tally::default()));
     let lines = Lines {
         prefix: name.clone(),
