@@ -4,6 +4,7 @@ import json
 import pathlib
 import time
 
+import bpf
 import stack
 import syshold
 
@@ -238,6 +239,8 @@ def test_the_canary_sees_that_enforcement_is_off():
     syshold.note(f"ftrace_enabled=0: red after {seconds:.1f} s: {canary['problem']}")
     assert seconds < 2
     assert syshold.sh("syshold status", check=False).returncode == 1
+    # The next daemon will not go on with these programs.
+    assert bpf.record() == (bytes(32), set()), bpf.record()
     syshold.finish(child)
     switch.write_text("1")
     syshold.until("live again", lambda: syshold.status()["canary"]["ok"], 15)

@@ -33,12 +33,6 @@ def pins():
     return sorted(str(path.relative_to(PINS)) for path in PINS.glob("*/*"))
 
 
-def record():
-    """What is attached: what it was made of, and numbers of links and programs (abi::Loaded)."""
-    words = memoryview(bpf.value(PINS / "maps" / "LOADED", bytes(4), 800)).cast("I")
-    return bytes(words[:8]), {tuple(words[at : at + 2]) for at in range(8, len(words), 2)} - {(0, 0)}
-
-
 def started(text):
     """As `syshold.start`, with a gateway that takes every request of these tests."""
     config = pathlib.Path("/etc/syshold/approver.toml")
@@ -151,7 +145,7 @@ def test_restart_and_upgrade_lose_no_hold():
     things = hold(program, things, 60)
     before, held, old = pins(), ids(), daemon_pid()
 
-    loaded = record()
+    loaded = bpf.record()
     restart = threading.Thread(target=stack.call, args=("systemctl", "restart", "sysholdd"), kwargs={"timeout": 120})
     restart.start()
     syshold.until("the old daemon gone", lambda: daemon_pid() != old)
@@ -163,7 +157,7 @@ def test_restart_and_upgrade_lose_no_hold():
     assert not program.said and not late.said and not listeners.seen
 
     # The verifier has read nothing again.
-    assert record() == loaded, (record(), loaded)
+    assert bpf.record() == loaded, (bpf.record(), loaded)
 
     # An upgrade: another file under the same name, and as if its programs were others, too.
     (PINS / "maps" / "STEPS").unlink()
@@ -173,7 +167,7 @@ def test_restart_and_upgrade_lose_no_hold():
     pathlib.Path("/usr/sbin/sysholdd.new").rename(program_file)
     stack.call("systemctl", "restart", "sysholdd", timeout=120)
     assert pathlib.Path(f"/proc/{daemon_pid()}/exe").stat().st_ino == program_file.stat().st_ino != inode
-    assert not record()[1] & loaded[1], "programs of before"
+    assert not bpf.record()[1] & loaded[1], "programs of before"
     syshold.until("all held still", lambda: len(ids()) == 11 and ids() > held, seconds=60)
     assert pins() == before, (before, pins())
     assert not program.said and not late.said and not listeners.seen
@@ -189,12 +183,12 @@ def test_restart_and_upgrade_lose_no_hold():
 @syshold.limit(120)
 def test_a_restart_goes_on_only_with_the_programs_that_were_recorded():
     syshold.start()
-    links, loaded = PINS / "links", record()
+    links, loaded = PINS / "links", bpf.record()
     # A link that does nothing of what its name says.
     (links / "path_chown").unlink()
     (links / "path_chmod").rename(links / "path_chown")
     before = pins()
     stack.call("systemctl", "restart", "sysholdd", timeout=120)
     assert pins() == sorted([*before, "links/path_chmod"]), pins()
-    made_of, programs = record()
+    made_of, programs = bpf.record()
     assert made_of == loaded[0] and len(programs) == len(loaded[1]) and not programs & loaded[1], (programs, loaded)

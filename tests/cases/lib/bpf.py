@@ -51,6 +51,12 @@ def store(path, key, new):
         os.close(fd)
 
 
+def record():
+    """What is attached: what it was made of, and numbers of links and programs (`abi::Loaded`)."""
+    words = memoryview(value("/sys/fs/bpf/syshold/v5/maps/LOADED", bytes(4), 800)).cast("I")
+    return bytes(words[:8]), {tuple(words[at : at + 2]) for at in range(8, len(words), 2)} - {(0, 0)}
+
+
 @contextlib.contextmanager
 def full(path, most, key_size, value_size):
     """A hash map that has no room: zeroes under keys from the end of the number range, gone afterwards."""
