@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod dist;
+mod fuzz;
 mod install;
 mod layout;
 mod setup;
@@ -42,6 +43,8 @@ enum Verb {
     Vm(vm::Verb),
     /// Measure what Syshold costs, in guest instructions
     Bench(bench::Arguments),
+    /// Look for bytes that break a parser, with libFuzzer
+    Fuzz(fuzz::Arguments),
     /// Pack programs, units, configuration and documents into target/dist
     Dist(dist::Arguments),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::verb(&arguments),
         Verb::Vm(verb) => vm::verb(verb),
         Verb::Bench(arguments) => bench::verb(&arguments),
+        Verb::Fuzz(arguments) => fuzz::verb(&arguments),
         Verb::Dist(arguments) => dist::verb(&arguments),
     };
     done.unwrap_or_else(|error| {

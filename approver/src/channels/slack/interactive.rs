@@ -11,6 +11,7 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 
+use super::click::Click;
 use super::interact::{self, Taken};
 use super::verify::verify;
 use crate::channels::Hub;
@@ -77,6 +78,13 @@ async fn interactive(
         )
         .retry(2)),
     }
+}
+
+/// Whether bytes, as Slack sends them over HTTP or a socket, are a click. Changes nothing: for `fuzz/`.
+#[doc(hidden)]
+pub fn is_click(bytes: &[u8]) -> bool {
+    let form = payload(bytes).is_some_and(|payload| Click::parse(payload.as_bytes()).is_ok());
+    form || Click::parse(bytes).is_ok()
 }
 
 /// The field `payload` of a form, if it is there once.
