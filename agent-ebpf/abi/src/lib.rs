@@ -544,7 +544,7 @@ pub const SPIN_GAP_NS: u64 = 50_000_000;
 /// the daemon busy, and itself from an answer, for as long as it likes.
 pub const MAX_CHANGES: u32 = 64;
 /// Spinning longer than this without being parked turns into [`mode::UNPARKED`].
-pub const SPIN_LIMIT_NS: u64 = 2_000_000_000;
+pub const SPIN_LIMIT_NS: u64 = 10_000_000_000;
 
 /// A wake-up through the ring buffer. The PENDING map is the truth; a lost event costs time only.
 #[repr(C)]
