@@ -91,8 +91,6 @@ pub(crate) struct Job {
     pub(crate) policy: Option<PathBuf>,
     pub(crate) answer: String,
     pub(crate) icount: bool,
-    /// Emulated processors run at the same time instead of by turns.
-    pub(crate) parallel: bool,
     pub(crate) interactive: bool,
     pub(crate) limit: Duration,
 }
@@ -118,7 +116,6 @@ impl Job {
             policy: None,
             answer: "none".into(),
             icount: false,
-            parallel: false,
             interactive: false,
             limit: Duration::from_secs(600),
         }
@@ -337,15 +334,14 @@ fn command(
     } else if machine.qemu.kvm {
         qemu.args(["-accel", "kvm", "-cpu", "host", "-smp", "2"]);
     } else {
-        // By turns: QEMU drops translated code *before* the guest's store lands, so a processor that
-        // runs meanwhile can keep the old instruction for good. A kernel that patches itself, as
-        // ours does with every program attached, then dies of a stale int3 or misses a hook. Two
-        // processors on one thread also cost half of what two threads spend on waiting for each other.
-        let accelerator = match job.parallel {
-            true => "tcg,thread=multi",
-            false => "tcg,thread=single",
-        };
-        qemu.args(["-accel", accelerator, "-cpu", EMULATED_CPU, "-smp", "2"]);
+        qemu.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            EMULATED_CPU,
+            "-smp",
+            "2",
+        ]);
     }
     qemu.arg("-kernel")
         .arg(&kernel.image)
@@ -460,9 +456,14 @@ fn copy(mut stream: UnixStream, mut sink: Sink) {
     }
 }
 
+/// The last lines of a console, or the first ones of what a kernel died of.
 fn tail(console: &Path, lines: usize) -> String {
     let text = std::fs::read(console).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    let end = all.len().saturating_sub(lines);
+    let oops = all.iter().position(|line| line.contains("Oops: "));
+    let from = oops.unwrap_or(end).min(end);
+    let shown = all.iter().skip(from).take(lines);
+    shown.copied().collect::<Vec<_>>().join("\n")
 }
