@@ -1,6 +1,7 @@
 //! What the gateway reads: requests of hosts, Slack's payloads, its own configuration.
 use std::path::Path;
 
+use serde_json::json;
 use syshold_approver::channels::slack::interactive;
 use syshold_approver::config::Config;
 use syshold_approver::render::{self, Rendered};
@@ -40,11 +41,20 @@ pub(crate) fn slack(data: &[u8]) {
 }
 
 pub(crate) fn clicks() -> Vec<Vec<u8>> {
-    let click = r#"{"type":"block_actions","api_app_id":"A1","trigger_id":"1.2","team":{"id":"T1"},"user":{"id":"U1","team_id":"T1","username":"dave","name":"dave"},"actions":[{"action_id":"approve:once","value":"abcdef","block_id":"b","type":"button"}]}"#;
-    vec![
-        click.as_bytes().to_vec(),
-        b"{\"type\":\"view_submission\"}".to_vec(),
-    ]
+    let user = json!({"id": "U1", "team_id": "T1", "username": "bob"});
+    let button = json!({
+        "type": "block_actions", "api_app_id": "A1", "trigger_id": "1.2", "team": {"id": "T1"}, "user": user,
+        "container": {"type": "message", "message_ts": "17.1", "channel_id": "C1"},
+        "actions": [{"action_id": "syshold_approve", "block_id": "syshold", "value": "handle", "type": "button"}]
+    });
+    let form = json!({
+        "type": "view_submission", "api_app_id": "A1", "trigger_id": "1.2", "team": {"id": "T1"}, "user": user,
+        "view": {"app_id": "A1", "team_id": "T1", "callback_id": "syshold_narrow_form", "private_metadata": "handle",
+            "state": {"values": {"scope": {"scope": {"selected_option": {"value": "10m"}}}}}}
+    });
+    [button, form]
+        .map(|click| click.to_string().into_bytes())
+        .into()
 }
 
 /// A configuration is right, or the error names the file.
@@ -60,4 +70,18 @@ pub(crate) fn config(data: &[u8]) {
 pub(crate) fn configs() -> Vec<Vec<u8>> {
     let shipped = include_bytes!("../../config/approver.toml");
     vec![shipped.to_vec(), agent::uncommented(shipped)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_are_accepted() {
+        assert!(clicks().iter().all(|click| interactive::is_click(click)));
+        let request: Request = serde_json::from_slice(&requests()[0]).unwrap();
+        request.check().unwrap();
+        let shipped = String::from_utf8(configs().swap_remove(0)).unwrap();
+        Config::parse(Path::new("approver.toml"), &shipped).unwrap();
+    }
 }

@@ -39,3 +39,23 @@ pub(crate) fn notes() -> Vec<Vec<u8>> {
     .map(String::into_bytes)
     .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_are_accepted() {
+        let seeds: Vec<String> = notes()
+            .into_iter()
+            .map(|seed| String::from_utf8(seed).unwrap())
+            .collect();
+        note::parse_checkpoint(&seeds[0]).unwrap();
+        let leaf = Leaf {
+            idx: 0,
+            body: seeds[2].clone(),
+            hash: leaf_hash(b""),
+        };
+        assert!(leaf.value().is_object());
+    }
+}

@@ -9,7 +9,7 @@ use syshold_protocol::dsse::{self, Payload};
 use syshold_protocol::ids::{DecisionId, Digest, HostId, Subject, UnixMs};
 use syshold_protocol::revocation::Revocations;
 use syshold_protocol::{
-    Channel, Outstanding, PublicKey, Request, Ruling, accept, break_glass, passkey, revocation,
+    Outstanding, PublicKey, Request, Ruling, accept, break_glass, passkey, revocation,
 };
 
 const NOW: UnixMs = UnixMs::new(1_700_000_020_000);
@@ -45,23 +45,10 @@ fn subject(text: &str) -> Subject {
     text.parse().expect("a subject")
 }
 
+/// The gateway's own fixture.
 pub(crate) fn sample() -> Request {
-    serde_json::from_value(json!({
-        "v": 1, "request_id": "01938d5e-6b2a-7c3d-8e4f-0123456789ab", "host_id": "web-1",
-        "boot_id": "6f1f2d7e-9c1e-4b7a-8f53-1d2c3b4a5968", "nonce": "00112233445566778899aabbccddeeff",
-        "created_at": 1_700_000_000_000_u64, "hold_until": 1_700_000_300_000_u64,
-        "agent": {"name": "support-bot", "owner": OWNER, "model": "m", "launched_by": LAUNCHER},
-        "process": {"pid": 41, "start_time": "9007199254740993", "exe": "/usr/bin/python3", "argv": ["python3", "a.py"],
-                    "exe_sha256": "ab".repeat(32),
-                    "cwd": "/srv", "uid": 1000, "cgroup": "/system.slice/bot.service",
-                    "ancestry": [{"pid": 1, "start_time": "0", "exe": "/sbin/init"}]},
-        "action": {"kind": "connect", "object": {"requested": "example.com", "resolved": "192.0.2.7:443", "ip": "192.0.2.7", "port": 443}},
-        "data": {"classes": ["pii"]},
-        "policy": {"rule": "egress", "sha256": "cd".repeat(32), "title": "Outbound", "why": "no rule allows it"},
-        "risk": "medium", "allowed_scopes": ["once", "process", "10m"], "max_ttl_s": 600,
-        "quorum": 1, "coalesce_key": "k", "waiting": 3
-    }))
-    .expect("a request")
+    let text = include_str!("../../approver/tests/gateway/request.json");
+    serde_json::from_str(text).expect("a request")
 }
 
 fn outstanding() -> Outstanding {
@@ -132,17 +119,11 @@ fn denial() -> Vec<u8> {
 }
 
 fn person(name: &str) -> Approver {
-    Approver {
-        subject: subject(name),
-        channel: Channel::Cli,
-        team_id: None,
-        user_id: None,
-        assurance: Assurance::Token,
-        at: UnixMs::new(1_700_000_018_000),
-        reason: Some("looks right".to_owned()),
-        standing: None,
-        proof: None,
-    }
+    serde_json::from_value(json!({
+        "subject": name, "channel": "cli", "assurance": "token", "at": 1_700_000_018_000_u64,
+        "reason": "looks right"
+    }))
+    .expect("an approver")
 }
 
 fn made(asked: &Outstanding, verdict: DecisionVerdict, grant: Option<Grant>) -> Vec<u8> {
