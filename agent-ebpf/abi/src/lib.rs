@@ -543,8 +543,9 @@ pub const SPIN_GAP_NS: u64 = 50_000_000;
 /// A thread whose object changes more often than this while it is held is denied: it would keep
 /// the daemon busy, and itself from an answer, for as long as it likes.
 pub const MAX_CHANGES: u32 = 64;
-/// Spinning longer than this without being parked turns into [`mode::UNPARKED`].
-pub const SPIN_LIMIT_NS: u64 = 10_000_000_000;
+/// Spinning longer than this without being parked turns into [`mode::UNPARKED`]: no sooner than a
+/// silent daemon counts as away, because parents see such a stop.
+pub const SPIN_LIMIT_NS: u64 = HEARTBEAT_STALE_NS;
 
 /// A wake-up through the ring buffer. The PENDING map is the truth; a lost event costs time only.
 #[repr(C)]
