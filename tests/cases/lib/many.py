@@ -2,18 +2,15 @@
 
 import collections
 import contextlib
-import http.client
 import json
 import random
 import re
 import selectors
 import socket
-import ssl
 import sys
 import threading
 import time
 
-import stack
 import syshold
 
 # Tries every word it is given or reads from stdin, a line each: a port of the peer, or a path.
@@ -93,7 +90,7 @@ class People:
     """Answers every request once, after a time by chance; `decide(approval)` gives the scope, or None to deny."""
 
     def __init__(self, person, decide, *, chance=None, per_second=20):
-        self._token = (stack.TOKENS / person.name).read_text().strip()
+        self._person = person
         self._decide = decide
         self._chance = chance or random.Random()
         self._per_second = per_second
@@ -108,17 +105,17 @@ class People:
 
     def _keep(self, target):
         while not self._over.is_set():
-            # The gateway ends connections that it thinks idle.
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                target(self._connect())
+            # Tests restart the gateway.
+            with contextlib.suppress(OSError):
+                target()
 
-    def _look(self, connection):
+    def _look(self):
         while not self._over.is_set():
             # A list of hundreds costs the gateway more than the answers do.
             if len(self._queue) > 8:
                 self._over.wait(0.02)
                 continue
-            status, answer = self._call(connection, "GET", "/v1/approvals")
+            status, answer = self._person.ask("GET", "/v1/approvals")
             assert status == 200, (status, answer)
             with self._lock:
                 for approval in answer["approvals"]:
@@ -128,7 +125,7 @@ class People:
                         self._queue.append((due, approval))
             self._over.wait(0.02)
 
-    def _answer(self, connection):
+    def _answer(self):
         while not self._over.is_set():
             with self._lock:
                 due = next((entry for entry in self._queue if entry[0] <= time.monotonic()), None)
@@ -140,31 +137,19 @@ class People:
                 continue
             approval = due[1]
             try:
-                self._give(connection, approval, scope)
-            except (OSError, http.client.HTTPException):
+                self._give(approval, scope)
+            except OSError:
                 with self._lock:
                     self._queue.append(due)
                 raise
 
-    def _give(self, connection, approval, scope):
+    def _give(self, approval, scope):
         if scope is None:
-            call, body = "deny", {"reason": "by chance"}
+            status, answer = self._person.deny(approval, "by chance")
         else:
-            call, body = "approve", {"scope": scope, "rendered_sha256": approval["rendered_sha256"]}
-        status, answer = self._call(connection, "POST", f"/v1/approvals/{approval['id']}/{call}", body)
-        self.answered[f"{call} {scope or ''}".strip() if status == 200 else f"{status} {answer.get('type')}"] += 1
-
-    def _call(self, connection, method, path, body=None):
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read() or b"{}")
-
-    @staticmethod
-    def _connect():
-        tls = ssl.create_default_context(cafile=stack.GATEWAY_DIR / "ca.pem")
-        host, port = stack.PEOPLE_URL.removeprefix("https://").split(":")
-        return http.client.HTTPSConnection(host, int(port), context=tls, timeout=30)
+            status, answer = self._person.approve(approval, scope)
+        given = f"approve {scope}" if scope else "deny"
+        self.answered[given if status == 200 else f"{status} {answer.get('type')}"] += 1
 
 
 def port_of(approval):
