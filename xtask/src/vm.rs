@@ -349,7 +349,9 @@ fn command(
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(&kernel.initramfs);
-    let mut append = String::from("console=ttyS0 loglevel=4 panic=-1 systemd.unit=syshold-vm.target systemd.show_status=false systemd.log_level=warning");
+    let mut append = String::from(
+        "console=ttyS0 loglevel=4 panic=-1 systemd.unit=syshold-vm.target systemd.show_status=false systemd.log_level=warning",
+    );
     if !job.icount && !machine.qemu.kvm {
         append += EMULATED_KERNEL;
     }

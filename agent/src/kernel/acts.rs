@@ -1,4 +1,5 @@
-//! What the canary does that nobody wraps: each act reaches a hook and changes nothing.
+//! What the canary does that nobody wraps: each act reaches a hook and changes nothing, for this
+//! happens every second on every host.
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -76,10 +77,12 @@ pub fn set_attribute(path: &Path) {
 
 /// Hooks about this very thread: signals, credentials, limits, bpf, rings.
 pub fn on_self() {
-    const IO_URING_PARAMS: usize = 120;
+    const IO_URING_PARAMS: usize = 30;
+    const IORING_SETUP_NO_SQARRAY: u32 = 1 << 16;
     const BPF_PROG_GET_NEXT_ID: i32 = 11;
     const PERF_TYPE_SOFTWARE: u32 = 1;
     const PERF_COUNT_SW_DUMMY: u64 = 9;
+    const NO_SAMPLE_PERIOD: u64 = 1 << 63;
     const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
     let tid = nix::unistd::gettid().as_raw();
     let pid = nix::unistd::getpid().as_raw();
@@ -124,9 +127,12 @@ pub fn on_self() {
         size_of_val(&attributes)
     );
 
+    // Refused right after the hook for its period, before there is an event: the kernel patches its
+    // scheduler's code, on all processors, for the first event and after the last (`account_event`).
     let mut event = [0u64; 16];
     event[0] = u64::from(PERF_TYPE_SOFTWARE) | (size_of_val(&event) as u64) << 32;
     event[1] = PERF_COUNT_SW_DUMMY;
+    event[2] = NO_SAMPLE_PERIOD;
     close(try_syscall!(
         SYS_perf_event_open,
         event.as_ptr(),
@@ -136,8 +142,17 @@ pub fn on_self() {
         0
     ));
 
-    let mut params = [0u8; IO_URING_PARAMS];
-    close(try_syscall!(SYS_io_uring_setup, 1, params.as_mut_ptr()));
+    // A ring without that array is one that kernels since 6.13 do not patch their code for
+    // (`io_key_has_sqarray`); those before 6.6 know no other.
+    for flags in [IORING_SETUP_NO_SQARRAY, 0] {
+        let mut params = [0u32; IO_URING_PARAMS];
+        params[2] = flags;
+        let ring = try_syscall!(SYS_io_uring_setup, 1, params.as_mut_ptr());
+        if ring >= 0 {
+            close(ring);
+            break;
+        }
+    }
 }
 
 /// `bprm_check_security` comes before anything looks at what the file holds. Text, so that the
