@@ -46,7 +46,6 @@ def one_error(text):
     return first
 
 
-@syshold.anywhere
 def test_bad_policy_at_reload_changes_nothing():
     person = syshold.start()
     before = syshold.status()["policy"]
@@ -72,7 +71,6 @@ def test_bad_policy_at_reload_changes_nothing():
     assert not syshold.status()["policy"]["problem"]
 
 
-@syshold.anywhere
 @syshold.limit(90)
 def test_bad_policy_at_start():
     syshold.start()
@@ -89,7 +87,6 @@ def test_bad_policy_at_start():
     assert syshold.sh("systemctl is-active sysholdd", check=False).stdout.strip() == "failed"
 
 
-@syshold.anywhere
 def test_bad_command_lines():
     syshold.start()
     for words in ("syshold frobnicate", "syshold run --agent", "syshold status --colour", "sysholdd --nope",
@@ -110,7 +107,6 @@ def test_bad_command_lines():
     assert done.returncode == 126 and "sysholdd" in one_error(done.stderr), (done.returncode, done.stderr)
 
 
-@syshold.anywhere
 def test_a_ledger_that_cannot_be_written_at_start():
     syshold.start()
     SMALL.mkdir(mode=0o750, exist_ok=True)
@@ -151,7 +147,6 @@ def test_after_a_boot_with_a_ledger_that_cannot_be_used_nobody_is_ungoverned():
     assert free.stdout == secret.read_text(), free
 
 
-@syshold.anywhere
 @syshold.limit(150)
 def test_a_full_disk_denies_and_recovers():
     person = syshold.start()

@@ -21,7 +21,6 @@ def decision_about(path):
     return found[0]
 
 
-@syshold.anywhere
 def test_gateway_down():
     syshold.start(syshold.policy(hold="5s"))
     path = syshold.PII / "gateway-down"
@@ -36,7 +35,6 @@ def test_gateway_down():
     syshold.verify()
 
 
-@syshold.anywhere
 def test_nobody_answers():
     syshold.start(syshold.policy(hold="3s"))
     path = syshold.PII / "nobody-answers"
@@ -50,7 +48,6 @@ def test_nobody_answers():
     syshold.verify()
 
 
-@syshold.anywhere
 def test_the_owner_cannot_approve_and_may_deny():
     person = syshold.start()
     owner = stack.add_person("owner", email="owner@example.com")
@@ -148,7 +145,6 @@ def lies():
     }
 
 
-@syshold.anywhere
 @syshold.limit(240)
 def test_lies_release_nothing():
     hold = 30

@@ -82,7 +82,6 @@ def ids():
     return set()
 
 
-@syshold.anywhere
 @syshold.limit(SECONDS + 300)
 def test_killed_during_many_holds_nothing_is_released_and_all_complete_afterwards():
     person = started(syshold.policy(hold="10m"))
@@ -135,7 +134,6 @@ def test_killed_during_many_holds_nothing_is_released_and_all_complete_afterward
     syshold.verify()
 
 
-@syshold.anywhere
 @syshold.limit(180)
 def test_restart_and_upgrade_lose_no_hold():
     person = started(syshold.policy(hold="10m"))

@@ -218,19 +218,16 @@ def test_programs_of_a_service_approved():
     approved(as_service, None, "service")
 
 
-@syshold.anywhere
 @syshold.limit(100)
 def test_programs_of_a_service_denied():
     denied(as_service, None)
 
 
-@syshold.anywhere
 @syshold.limit(100)
 def test_programs_of_a_user_under_run_approved():
     approved(by_run, setting.USER, "run")
 
 
-@syshold.anywhere
 @syshold.limit(100)
 def test_programs_of_a_user_under_run_denied():
     denied(by_run, setting.USER)
