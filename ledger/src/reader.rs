@@ -248,12 +248,27 @@ impl Reader {
     pub fn scan(
         &self,
         filter: &Filter,
-        mut each: impl FnMut(Leaf) -> ControlFlow<()>,
+        each: impl FnMut(Leaf) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         let (sql, values) = filter.sql();
+        self.each(&sql, values, each)
+    }
+
+    /// Hands over every leaf, newest first, until told to stop.
+    pub fn back(&self, each: impl FnMut(Leaf) -> ControlFlow<()>) -> Result<(), ReadError> {
+        let sql = "SELECT idx, body, hash FROM leaf ORDER BY idx DESC";
+        self.each(sql, Vec::new(), each)
+    }
+
+    fn each(
+        &self,
+        sql: &str,
+        values: Vec<SqlValue>,
+        mut each: impl FnMut(Leaf) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
         let mut statement = self
             .conn
-            .prepare_cached(&sql)
+            .prepare_cached(sql)
             .map_err(|source| self.wrong(source))?;
         let mut rows = statement
             .query(params_from_iter(values))

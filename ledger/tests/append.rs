@@ -51,6 +51,29 @@ fn a_new_ledger_begins_with_genesis_and_goes_on_after_a_restart() {
 }
 
 #[test]
+fn the_newest_leaf_comes_first_until_the_reader_has_enough() {
+    let (_dir, path) = place();
+    filled(&path, 2);
+    let reader = Reader::open(&path).unwrap();
+    let all: Vec<u64> = reader.tail(100).unwrap().iter().map(|l| l.idx).collect();
+    let back = |enough: usize| {
+        let mut found = Vec::new();
+        reader
+            .back(|leaf| {
+                found.push(leaf.idx);
+                if found.len() == enough {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        found
+    };
+    assert!(back(1000).iter().eq(all.iter().rev()));
+    assert_eq!(back(2), [all.len() as u64 - 1, all.len() as u64 - 2]);
+}
+
+#[test]
 fn columns_are_what_was_hashed() {
     let (_dir, path) = place();
     filled(&path, 2);

@@ -1,11 +1,12 @@
 """People, end to end: a host asks through nginx, a message is in Slack, the owner's click is refused, somebody
-else's click lets the syscall go on; and an agent that was denied, or not answered, reads why."""
+else's click lets the syscall go on; an agent that was denied, or not answered, reads why; two people break the glass."""
 
 import http.client
 import json
 import os
 import pathlib
 import re
+import shutil
 import ssl
 import threading
 import time
@@ -220,4 +221,76 @@ def test_an_approval_that_is_taken_back_is_asked_about_again():
     assert leaf["decision_id"] == decision["decision"]["id"], (leaf, decision)
     told = syshold.sh(f"journalctl --no-pager -o cat -u sysholdd SYSHOLD_REQUEST={approval['id']}").stdout
     assert "taken back by owner@example.com: the wrong server" in told, told
+    syshold.verify()
+
+
+@syshold.anywhere
+@syshold.limit(120)
+def test_two_people_break_the_glass_while_nobody_can_be_asked():
+    folder = pathlib.Path("/root/break-glass")
+    folder.mkdir(exist_ok=True)
+    syshold.at_end(shutil.rmtree, folder)
+
+    def key(name):
+        line = stack.call("syshold", "break-glass", "key", "--out", folder / name)
+        return f'[[break_glass]]\nsubject = "{name}@example.com"\n{line}'
+
+    def glass(*words):
+        return syshold.sh(syshold.quote("syshold", "break-glass", *map(str, words)), check=False)
+
+    def cat():
+        return syshold.governed("cat", syshold.PII / "customers.csv")
+
+    def is_held(child):
+        syshold.held(1)
+        child.kill()
+        child.wait()
+        syshold.until("it is withdrawn", lambda: not syshold.holds())
+
+    # Nobody can be asked, and what waits is let go on by an order of two.
+    person = syshold.start(syshold.policy(rules=key("dora") + key("erik")))
+    waits = cat()
+    syshold.asked(person)
+    syshold.at_end(syshold.sh, "systemctl start syshold-approver")
+    syshold.sh("systemctl stop syshold-approver")
+    order = folder / "order"
+    words = ("--agent", syshold.AGENT, "--rule", "pii", "--reason", "INC-7", "--key", folder / "dora", "--out", order)
+    assert glass("order", *words).returncode == 0
+    alone = glass("use", order)
+    assert alone.returncode == 1 and "1 of 2 people" in alone.stderr, alone
+    assert waits.poll() is None and len(syshold.holds()) == 1
+    assert glass("countersign", order, "--key", folder / "erik").returncode == 0
+    used = glass("use", order)
+    assert used.returncode == 0 and "In force until" in used.stdout, used
+    assert syshold.finish(waits)[0] == 0
+    assert syshold.finish(cat())[0] == 0
+    status = syshold.sh("syshold status", check=False).stdout
+    assert f"BREAK-GLASS: what {syshold.AGENT} asks is ALLOWED" in status, status
+
+    # It is one rule's: what another asks waits as ever. And the gateway hears of it once it can.
+    server = syshold.Server()
+    is_held(syshold.governed("curl", "--silent", server.url))
+    assert not server.seen
+    syshold.sh("systemctl start syshold-approver")
+
+    def told():
+        return "BREAK-GLASS: a host lets an agent through" in syshold.sh(
+            "journalctl --no-pager -o cat -u syshold-approver"
+        ).stdout
+
+    syshold.until("the gateway is told", told, seconds=30, pause=0.5)
+
+    # It is over when somebody ends it, and counts once: the daemon that starts next knows.
+    assert "Ended: 1." in glass("end").stdout
+    is_held(cat())
+    for _ in range(2):
+        again = glass("use", order)
+        assert again.returncode == 1 and "was used before" in again.stderr, again
+        stack.call("systemctl", "restart", "sysholdd", timeout=180)
+    is_held(cat())
+
+    decided = [leaf for leaf in syshold.leaves(kind="decision") if leaf["decision"]["by"] == "break_glass"]
+    (ordered,) = [leaf for leaf in syshold.leaves(kind="break_glass") if "order" in leaf]
+    assert len(decided) == 2 and {leaf["decision"]["id"] for leaf in decided} == {ordered["decision_id"]}, decided
+    assert [one["subject"] for one in ordered["approvers"]] == ["dora@example.com", "erik@example.com"], ordered
     syshold.verify()

@@ -115,7 +115,6 @@ async fn serve(
     if let Err(error) = kernel::stop_dumps() {
         tracing::warn!(%error, "core dumps of this daemon are not prevented");
     }
-    let unanswered = driver::unanswered(&policy.host().ledger);
     let ledger = Ledger::open_with(
         &policy.host().ledger,
         HostName::of_this_machine()?,
@@ -145,6 +144,7 @@ async fn serve(
     }
     let ledger = ledger?;
     let (kernel, governing) = enforced?;
+    let earlier = driver::earlier(&policy.host().ledger, jiff::Timestamp::now())?;
     let mut parking = Parking::default();
     let adopted = parking.adopt(Path::new(CGROUP_ROOT))?;
     if adopted > 0 {
@@ -166,7 +166,7 @@ async fn serve(
         Err(error) => return Err(error.into()),
     };
     if let Some(approver) = &approver {
-        for request in unanswered {
+        for request in earlier.unanswered {
             approver.take_back(request);
         }
     }
@@ -190,6 +190,7 @@ async fn serve(
         from_gateway,
         calls,
         builtin,
+        orders: earlier.orders,
     };
     let refused = args.state.join(control::REFUSED);
     let done = driver::run(parts, |headline| {

@@ -38,7 +38,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use syshold_ledger::{Draft, Kind, Ledger};
 use syshold_protocol::Outstanding;
-use syshold_protocol::ids::{RequestId, Subject, UnixMs};
+use syshold_protocol::ids::{DecisionId, RequestId, Subject, UnixMs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -58,7 +58,7 @@ use crate::policy::Policy;
 use crate::request::{AgentId, HoldId};
 use crate::rules::BuiltIn;
 
-pub use self::adopt::unanswered;
+pub use self::adopt::{Earlier, earlier};
 pub use self::reload::{enforce_alone, resolvers};
 
 /// Between two heartbeats and canary rounds.
@@ -150,6 +150,8 @@ pub struct Parts {
     pub from_gateway: mpsc::Receiver<client::Event>,
     pub calls: mpsc::Receiver<Asked>,
     pub builtin: BuiltIn,
+    /// Break-glass orders that were used before.
+    pub orders: Vec<DecisionId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -245,7 +247,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(&str)) -> Result<(), DriverErr
         by_tid: HashMap::new(),
         open: HashMap::new(),
         launched: HashMap::new(),
-        used: revoked::Remembered::default(),
+        used: parts.orders.into_iter().collect(),
         revoked: revoked::Remembered::default(),
         revocations_refused: false,
         denials: watch::Denials::default(),
@@ -339,7 +341,8 @@ impl Stops {
     }
 }
 
-/// CLOCK_MONOTONIC: the clock of holds and deadlines.
+/// CLOCK_MONOTONIC: the kernel side's clock, of heartbeats and of when a syscall was held. It stands
+/// still while the host sleeps.
 fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }

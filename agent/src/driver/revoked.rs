@@ -42,6 +42,16 @@ impl Remembered {
     }
 }
 
+impl FromIterator<DecisionId> for Remembered {
+    fn from_iter<T: IntoIterator<Item = DecisionId>>(ids: T) -> Self {
+        let mut all = Self::default();
+        for id in ids {
+            all.insert(id);
+        }
+        all
+    }
+}
+
 impl Driver {
     /// Whatever the gateway sent counts only if this host finds every check in order.
     pub(super) fn revocations(&mut self, since: u64, envelope: &[u8]) {
