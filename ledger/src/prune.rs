@@ -11,7 +11,7 @@ use crate::clock;
 use crate::note::VerifierKey;
 use crate::prove::ProveError;
 use crate::reader::{Filter, Leaf, ReadError, Reader};
-use crate::verify::orders::{ended, is_order};
+use crate::verify::orders::{end_of, ended, is_order};
 use crate::verify::{Exit, Report};
 
 /// How long leaves are kept unless somebody says otherwise, in days.
@@ -168,6 +168,7 @@ impl Carried {
                 "agent": {"name": value["agent"]["name"]},
                 "rules": value["rules"],
                 "approvers": people(&value),
+                "ends": end_of(&value),
             })),
             Some("break_glass") => self.orders.retain(|order| {
                 let id = order["decision_id"].as_str().unwrap_or_default();

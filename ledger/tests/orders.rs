@@ -290,6 +290,23 @@ fn every_flipped_byte_of_an_order_is_found() {
 }
 
 #[test]
+fn a_decision_after_the_end_of_its_order_is_found() {
+    let (keys, mut order) = (Keys::new(), order());
+    // What happened in time may be recorded up to a minute later: that minute is nearly over.
+    order.until = UnixMs::new(order.from.ms() - 58_000);
+    order.from = UnixMs::new(order.until.ms() - 600_000);
+    let (_dir, path) = place();
+    let in_force = [recorded(&order, &keys.sealed(&order)), decided(&order)];
+    write(&path, keys.beginning().into_iter().chain(in_force));
+    let report = verify(&path, |_, _| {}).unwrap();
+    assert_eq!(report.exit(), Exit::Clean, "{:?}", report.errors);
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    write(&path, [decided(&order)]);
+    let report = verify(&path, |_, _| {}).unwrap();
+    assert_eq!(found(&report), [(Code::ApproverSig, Some(5))]);
+}
+
+#[test]
 fn a_decision_by_an_order_that_is_not_in_force_is_found() {
     let (keys, order) = (Keys::new(), order());
     let in_force = || recorded(&order, &keys.sealed(&order));

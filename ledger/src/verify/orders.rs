@@ -9,7 +9,7 @@ use syshold_protocol::ids::{HostId, Subject, UnixMs};
 use crate::chain::{Code, Finding};
 use crate::clock;
 
-/// How much later than it was accepted an order may be recorded, in milliseconds.
+/// How much later than it happened something may be recorded, in milliseconds.
 const LATER_MS: u64 = 60 * 1000;
 
 #[derive(Default)]
@@ -31,6 +31,8 @@ struct Known {
     agent: String,
     rules: Vec<String>,
     people: Vec<String>,
+    /// Milliseconds after boot.
+    ends: Option<i64>,
 }
 
 /// What was expected and found.
@@ -136,6 +138,14 @@ impl Orders {
         let said = Known::of(leaf);
         same("agent", &said.agent, &order.agent)?;
         same("people", &said.people.join(", "), &order.people.join(", "))?;
+        // Of one run of the daemon, so of one boot; the wall clock may have been set meanwhile.
+        let at = leaf["t_boot"].as_i64();
+        if let (Some(at), Some(ends)) = (at, order.ends)
+            && at.saturating_sub(ends) > LATER_MS as i64
+        {
+            let expected = format!("an order that is good {at} ms after boot");
+            return Err((expected, format!("one until {ends} ms")));
+        }
         let rule = leaf["policy"]["rule"].as_str().unwrap_or_default();
         if order.rules.is_empty() || order.rules.iter().any(|named| named == rule) {
             Ok(())
@@ -158,6 +168,7 @@ impl Known {
                 .iter()
                 .map(|one| text(&one["subject"]))
                 .collect(),
+            ends: end_of(leaf),
         }
     }
 }
@@ -166,6 +177,17 @@ impl Known {
 /// and has it from there.
 pub(crate) fn is_order(leaf: &Value) -> bool {
     leaf["kind"] == "break_glass" && leaf["decision_id"].is_string() && leaf["asker"].is_null()
+}
+
+/// When an order ends, in milliseconds after boot: by its leaf, or by what was carried of that.
+pub(crate) fn end_of(leaf: &Value) -> Option<i64> {
+    let reckoned = || {
+        let at = clock::parse(leaf["t"].as_str()?)?;
+        let until: Timestamp = leaf["until"].as_str()?.parse().ok()?;
+        let left = until.as_millisecond() - at.as_millisecond();
+        Some(leaf["t_boot"].as_i64()?.saturating_add(left))
+    };
+    reckoned().or_else(|| leaf["ends"].as_i64())
 }
 
 /// Whether a leaf says that the order of this id is over.
