@@ -60,7 +60,7 @@ pub struct Allowance {
     /// Each equal to the object of the request.
     pub objects: Vec<ActionObject>,
     pub lifespan: Lifespan,
-    /// From now, to be counted on the monotonic clock.
+    /// From now, to be counted on the clock that runs while the host sleeps.
     pub ttl_ms: u64,
     /// `None`: any number within the lifespan.
     pub max_uses: Option<u32>,

@@ -81,7 +81,7 @@ pub struct Accepted {
     pub order: Order,
     /// The distinct people who signed.
     pub signers: Vec<Subject>,
-    /// From now, to be counted on the monotonic clock.
+    /// From now, to be counted on the clock that runs while the host sleeps.
     pub ttl_ms: u64,
 }
 

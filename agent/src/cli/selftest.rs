@@ -277,9 +277,9 @@ impl<'a> Session<'a> {
     }
 }
 
-/// CLOCK_MONOTONIC milliseconds, as the daemon counts.
+/// CLOCK_BOOTTIME milliseconds, as the daemon counts.
 fn now_ms() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
     now.map_or(0, |now| {
         let (seconds, nanos) = (now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs());
         seconds * 1000 + nanos / 1_000_000

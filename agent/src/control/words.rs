@@ -277,7 +277,7 @@ pub struct Seen {
     pub pid: u32,
     /// None: denied by the kernel side alone.
     pub hold: Option<u64>,
-    /// Since when, CLOCK_MONOTONIC milliseconds.
+    /// Since when, CLOCK_BOOTTIME milliseconds.
     pub held_at: Option<u64>,
     /// `allow` or `deny`.
     pub verdict: String,

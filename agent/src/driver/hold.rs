@@ -7,9 +7,9 @@ use syshold_protocol::ids::Subject;
 use syshold_protocol::request as protocol;
 
 use super::readings::{Read, Tree};
-use super::{Driver, Fact, Input, Leave, wall};
+use super::{Driver, Fact, Input, Leave, seen_at, wall};
 use crate::enrich::{Call, Program};
-use crate::gate::{self, Gone, Hold, Now, Process, Verdict};
+use crate::gate::{self, Gone, Hold, Process, Verdict};
 use crate::kernel;
 use crate::policy::Kind;
 use crate::request::{Action, AgentId, Classes, Exec, HoldId, Object, Request};
@@ -143,7 +143,7 @@ impl Driver {
                 tgid: pending.tgid,
                 start_ns: pending.start_ns,
             },
-            held_at: Now(pending.since_ns / 1_000_000),
+            held_at: seen_at(pending.since_ns),
             comm: String::from_utf8_lossy(&pending.comm)
                 .trim_end_matches('\0')
                 .to_owned(),

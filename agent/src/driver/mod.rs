@@ -347,8 +347,25 @@ fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
+/// CLOCK_BOOTTIME: the gate's clock, of holds, grants and orders. What people gave for ten minutes
+/// is over after ten minutes, also when the host slept meanwhile.
+fn boottime() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
 fn now() -> Now {
-    Now(u64::try_from(monotonic().as_millis()).unwrap_or(u64::MAX))
+    in_millis(boottime())
+}
+
+/// When it was that the kernel side's clock said `ns`.
+fn seen_at(ns: u64) -> Now {
+    // In this order: late by what passes in between, never early.
+    let ago = monotonic().saturating_sub(Duration::from_nanos(ns));
+    in_millis(boottime().saturating_sub(ago))
+}
+
+fn in_millis(since_boot: Duration) -> Now {
+    Now(u64::try_from(since_boot.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn instant_of(at: Now) -> Instant {

@@ -9,7 +9,7 @@ use syshold_ledger::Health;
 use syshold_protocol::ids::Subject;
 
 use super::act::stops;
-use super::{Driver, monotonic, upkeep};
+use super::{Driver, now, upkeep};
 use crate::control::{self, Asked, Call, Peer, Refusal, Reply, State};
 use crate::gate::{HoldView, Now, Process};
 use crate::policy::Dns;
@@ -400,9 +400,9 @@ impl Driver {
     }
 }
 
-/// Monotonic milliseconds as a wall-clock time, for people.
+/// The gate's time as a wall-clock time, for people.
 pub(super) fn timestamp(at: Now) -> jiff::Timestamp {
-    let now = i64::try_from(monotonic().as_millis()).unwrap_or(i64::MAX);
+    let now = i64::try_from(now().0).unwrap_or(i64::MAX);
     let at = i64::try_from(at.0).unwrap_or(i64::MAX);
     let wall = jiff::Timestamp::now().as_millisecond();
     jiff::Timestamp::from_millisecond(wall.saturating_add(at.saturating_sub(now)))

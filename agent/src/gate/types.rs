@@ -11,7 +11,7 @@ pub use super::pending::ReleaseRight;
 use crate::request::{AgentId, HoldId, Request};
 use crate::rules::{Judgement, Reason, Terms};
 
-/// `CLOCK_MONOTONIC` in milliseconds, read by the driver.
+/// `CLOCK_BOOTTIME` in milliseconds, read by the driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Now(pub u64);
 
