@@ -289,18 +289,28 @@ fn every_flipped_byte_of_an_order_is_found() {
     assert!(flips > 400);
 }
 
+/// An order that ended 55 s ago: it may be recorded, and used, a minute after its end.
+fn over() -> Order {
+    let mut order = order();
+    order.until = UnixMs::new(order.from.ms() - 55_000);
+    order.from = UnixMs::new(order.until.ms() - 600_000);
+    order
+}
+
+/// Until that minute has passed, too.
+fn wait_for_its_end() {
+    std::thread::sleep(std::time::Duration::from_millis(5500));
+}
+
 #[test]
 fn a_decision_after_the_end_of_its_order_is_found() {
-    let (keys, mut order) = (Keys::new(), order());
-    // What happened in time may be recorded up to a minute later: that minute is nearly over.
-    order.until = UnixMs::new(order.from.ms() - 58_000);
-    order.from = UnixMs::new(order.until.ms() - 600_000);
+    let (keys, order) = (Keys::new(), over());
     let (_dir, path) = place();
     let in_force = [recorded(&order, &keys.sealed(&order)), decided(&order)];
     write(&path, keys.beginning().into_iter().chain(in_force));
     let report = verify(&path, |_, _| {}).unwrap();
     assert_eq!(report.exit(), Exit::Clean, "{:?}", report.errors);
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    wait_for_its_end();
     write(&path, [decided(&order)]);
     let report = verify(&path, |_, _| {}).unwrap();
     assert_eq!(found(&report), [(Code::ApproverSig, Some(5))]);
@@ -386,7 +396,9 @@ fn after_pruning_orders_are_held_against_the_same_keys() {
     let named = json!({"witness": witness.verifier().to_string()});
     let anchor = Draft::new(Kind::Anchor).field("anchor", &named);
     let leaves = keys.beginning().into_iter();
-    let leaves = leaves.chain([anchor, recorded(&order, &keys.sealed(&order))]);
+    let late = over();
+    let orders = [&order, &late].map(|order| recorded(order, &keys.sealed(order)));
+    let leaves = leaves.chain([anchor]).chain(orders);
     write(
         &path,
         leaves.chain((0..30).map(|_| Draft::new(Kind::Review))),
@@ -417,11 +429,14 @@ fn after_pruning_orders_are_held_against_the_same_keys() {
         ledger.append(leaf).wait().unwrap();
     }
     let report = verify(&path, |_, _| {}).unwrap();
-    assert!(report.first > 5, "the order and its policy are gone");
+    assert!(report.first > 6, "the orders and their policy are gone");
     assert_eq!(report.exit(), Exit::Clean, "{:?}", report.errors);
     let made_up = self::order();
     let envelope = signed(&made_up, &[&keys.dora, &keys.mallory]);
     let forged = ledger.append(recorded(&made_up, &envelope)).wait().unwrap();
+    wait_for_its_end();
+    let after = ledger.append(decided(&late)).wait().unwrap();
     let report = verify(&path, |_, _| {}).unwrap();
-    assert_eq!(found(&report), [(Code::ApproverSig, Some(forged.idx))]);
+    let both = [forged, after].map(|leaf| (Code::ApproverSig, Some(leaf.idx)));
+    assert_eq!(found(&report), both, "also when its end is carried");
 }

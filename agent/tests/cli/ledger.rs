@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use syshold_agent::control::{self, Call, Refusal, Reply};
 use syshold_agent::driver::upkeep;
-use syshold_ledger::{Draft, Kind};
+use syshold_ledger::{Draft, Kind, Ledger};
 
 use super::{Daemon, code, err, out};
 
@@ -49,7 +49,7 @@ async fn a_ledger_that_is_damaged_or_was_changed_is_said_once_and_not_tried_agai
     for (harm, expected, status) in table {
         let dir = tempfile::tempdir().unwrap();
         let (db, config) = (dir.path().join("ledger.db"), dir.path().join("agent.toml"));
-        let ledger = syshold_ledger::Ledger::open(&db, "web-1".parse().unwrap()).unwrap();
+        let ledger = Ledger::open(&db, "web-1".parse().unwrap()).unwrap();
         for _ in 0..50 {
             ledger.append(Draft::new(Kind::Review)).await.unwrap();
         }
@@ -87,20 +87,25 @@ async fn a_ledger_that_is_damaged_or_was_changed_is_said_once_and_not_tried_agai
     }
 }
 
+/// A daemon that keeps this ledger, and takes whoever asks for `who`, with that user id or their own.
+fn keeper(ledger: &Ledger, db: &Path, uid: Option<u32>, who: &'static str) -> Daemon {
+    let (ledger, db) = (ledger.clone(), db.to_owned());
+    Daemon::start(move |mut asked| {
+        let Call::Ledger { work } = asked.call.clone() else {
+            panic!("{:?}", asked.call)
+        };
+        asked.peer.uid = uid.unwrap_or(asked.peer.uid);
+        upkeep::answer(asked, work, ledger.clone(), db.clone(), who.to_owned());
+    })
+}
+
 /// Who may read the ledger may take of it, and it says so itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_taken_from_the_ledger_is_noted_in_it_first() {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("ledger.db");
-    let ledger = syshold_ledger::Ledger::open(&db, "web-1".parse().unwrap()).unwrap();
-    let (own, path) = (ledger.clone(), db.clone());
-    let user = Daemon::start(move |mut asked| {
-        let Call::Ledger { work } = asked.call.clone() else {
-            panic!("{:?}", asked.call)
-        };
-        asked.peer.uid = 1000;
-        upkeep::answer(asked, work, own.clone(), path.clone(), "bob".to_owned());
-    });
+    let ledger = Ledger::open(&db, "web-1".parse().unwrap()).unwrap();
+    let user = keeper(&ledger, &db, Some(1000), "bob");
     let read = || syshold_ledger::Reader::open(&db).unwrap();
     for (words, format, query) in [
         (
@@ -164,27 +169,14 @@ async fn the_daemon_changes_its_ledger_for_root_and_for_nobody_else() {
         openable: vec!["process.argv".to_owned()],
         ..syshold_ledger::Options::default()
     };
-    let ledger = syshold_ledger::Ledger::open_with(&db, "web-1".parse().unwrap(), options).unwrap();
+    let ledger = Ledger::open_with(&db, "web-1".parse().unwrap(), options).unwrap();
     let secret = || {
         let said = serde_json::json!({"argv": ["mail", "hunter2@example.com"]});
         Draft::new(Kind::Review).field("process", &said)
     };
     let idx = ledger.append(secret()).await.unwrap().idx;
-    let (own, path) = (ledger.clone(), db.clone());
-    let root = Daemon::start(move |asked| {
-        let Call::Ledger { work } = asked.call.clone() else {
-            panic!("{:?}", asked.call)
-        };
-        upkeep::answer(asked, work, own.clone(), path.clone(), "alice".to_owned());
-    });
-    let (own, path) = (ledger.clone(), db.clone());
-    let user = Daemon::start(move |mut asked| {
-        let Call::Ledger { work } = asked.call.clone() else {
-            panic!("{:?}", asked.call)
-        };
-        asked.peer.uid = 1000;
-        upkeep::answer(asked, work, own.clone(), path.clone(), "bob".to_owned());
-    });
+    let root = keeper(&ledger, &db, None, "alice");
+    let user = keeper(&ledger, &db, Some(1000), "bob");
     let leaf = idx.to_string();
     let redact = [
         "ledger",

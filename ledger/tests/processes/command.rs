@@ -1,6 +1,6 @@
 //! The command line as a process: its exit status, what it hands out, and what a terminal is told.
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,6 +9,15 @@ use syshold_ledger::{ClockState, Draft, Kind, Ledger, Options, Reader};
 
 use crate::common::{self, filled, open, place};
 use crate::in_role;
+
+/// `syshold ledger …` to its end: the exit status, and what it said on both outputs.
+fn run(path: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = in_role("cli", path).args(arguments).output();
+    let output = output.expect("a child");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    let (out, error) = (text(output.stdout), text(output.stderr));
+    (output.status.code(), out, error)
+}
 
 /// Standard error is a terminal, and the check is long because somebody keeps the file for a second;
 /// into a pipe nothing is said.
@@ -76,18 +85,7 @@ pub(crate) fn a_terminal_is_told_how_far_a_long_check_is() {
 pub(crate) fn the_command_line_answers_with_its_exit_status() {
     let (_dir, path) = place();
     filled(&path, 5);
-    let run = |arguments: &[&str]| {
-        let output = in_role("cli", &path)
-            .args(arguments)
-            .output()
-            .expect("a child");
-        let text = |bytes| String::from_utf8(bytes).expect("text");
-        (
-            output.status.code(),
-            text(output.stdout),
-            text(output.stderr),
-        )
-    };
+    let run = |arguments: &[&str]| run(&path, arguments);
     let (status, text, _) = run(&["tail", "-n", "3"]);
     assert_eq!((status, text.lines().count()), (Some(0), 4), "{text}");
     assert!(
@@ -184,15 +182,7 @@ pub(crate) fn the_command_line_answers_with_its_exit_status() {
 pub(crate) fn the_command_line_hands_out_what_was_asked_for() {
     let (dir, path) = place();
     filled(&path, 5);
-    let run = |arguments: &[&str]| {
-        let output = in_role("cli", &path)
-            .args(arguments)
-            .output()
-            .expect("a child");
-        let text = |bytes| String::from_utf8(bytes).expect("text");
-        let (out, error) = (text(output.stdout), text(output.stderr));
-        (output.status.code(), out, error)
-    };
+    let run = |arguments: &[&str]| run(&path, arguments);
     let year = jiff::Timestamp::now().to_string()[..4].to_owned();
     let asked = [
         "query",
