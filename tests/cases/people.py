@@ -236,7 +236,7 @@ def test_two_people_break_the_glass_while_nobody_can_be_asked():
         return f'[[break_glass]]\nsubject = "{name}@example.com"\n{line}'
 
     def glass(*words):
-        return syshold.sh(syshold.quote("syshold", "break-glass", *map(str, words)), check=False)
+        return syshold.sh(syshold.quote("syshold", "break-glass", *words), check=False)
 
     def cat():
         return syshold.governed("cat", syshold.PII / "customers.csv")
