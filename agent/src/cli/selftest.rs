@@ -280,10 +280,8 @@ impl<'a> Session<'a> {
 /// CLOCK_BOOTTIME milliseconds, as the daemon counts.
 fn now_ms() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-    now.map_or(0, |now| {
-        let (seconds, nanos) = (now.tv_sec().unsigned_abs(), now.tv_nsec().unsigned_abs());
-        seconds * 1000 + nanos / 1_000_000
-    })
+    let now = now.map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads what the daemon tells, on a thread of its own, until it tells no more.
